@@ -1,0 +1,7 @@
+"""flaxarch: deep convolutional networks in JAX and Flax, numerically equal to the originals."""
+
+from flaxarch.convert import load, save, to_torch
+from flaxarch.functional import features, functional
+from flaxarch.registry import create, list_models, published
+
+__all__ = ["create", "features", "functional", "list_models", "load", "published", "save", "to_torch"]

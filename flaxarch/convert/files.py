@@ -1,0 +1,118 @@
+"""Reads the named tensors of a checkpoint file, in whichever format its first bytes announce."""
+
+import os
+import re
+import stat
+from typing import Any, NamedTuple
+
+import ml_dtypes  # noqa: F401  # makes NumPy know the name "bfloat16", under which safetensors asks for it
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from flaxarch.convert.torch_file import read_torch
+from flaxarch.convert.unpickle import CheckpointError
+
+# Where training scripts put the state dict among their other entries; the first one present is taken.
+# Averaged weights come last, so that they are read only where a file has no others.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params", "state_dict_ema", "model_ema")
+MAX_WRAPPERS = 3  # one in the other
+
+# What a wrapping module puts before every name: DataParallel, a trainer's class, torch.compile.
+PREFIXES = re.compile(r"(module\.|model\.|_orig_mod\.)*")
+
+# Those NumPy knows, by itself or through ml_dtypes, and safetensors hands out.
+SAFETENSORS_DTYPES = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "I32",
+    "I16",
+    "I8",
+    "U64",
+    "U32",
+    "U16",
+    "U8",
+    "BOOL",
+)
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds. Its arrays may be views of the file, which are read-only."""
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]  # of .safetensors; {} in other formats
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a `.pth`, `.pt`, `.th`, `.pth.tar` or `.safetensors` file; the extension does not matter.
+
+    Of a torch file, this finds the state dict, at the top or under one of `WRAPPERS`, and takes the prefixes that
+    all of its names have from them. Other entries, such as the optimizer's state, are left out.
+    """
+    path = os.fspath(path)
+    head = _first_bytes(path)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise CheckpointError(f"{path}: this is an HDF5 file, and Keras weights are not supported yet")
+    if (
+        head[4:] == b"\0\0\0\0{"
+    ):  # eight bytes for the size of the header, below 100 MB; then the header, in JSON
+        return _read_safetensors(path)
+    tree = read_torch(path)
+    tensors = _find_state_dict(tree, MAX_WRAPPERS)
+    if tensors is None:
+        raise CheckpointError(
+            f"{path}: no state dict of tensors only in this file, which holds {_contents(tree)}"
+        )
+    prefix = PREFIXES.match(os.path.commonprefix(list(tensors)))  # noqa: RUF071  # by character, as meant
+    start = prefix.end() if prefix else 0
+    return Checkpoint({name[start:]: tensor for name, tensor in tensors.items()}, {})
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
+            raise CheckpointError(f"{path}: this is a directory or a device, not a file")
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: the file cannot be read ({error.strerror})") from error
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty")
+    return head
+
+
+def _find_state_dict(tree: Any, num_wrappers: int) -> dict[str, np.ndarray] | None:
+    if type(tree) is not dict or not tree:
+        return None
+    if all(type(name) is str and isinstance(value, np.ndarray) for name, value in tree.items()):
+        return tree
+    for wrapper in WRAPPERS if num_wrappers else ():
+        tensors = _find_state_dict(tree.get(wrapper), num_wrappers - 1)
+        if tensors is not None:
+            return tensors
+    return None
+
+
+def _contents(tree: Any) -> str:
+    if type(tree) is not dict:
+        return f"a {type(tree).__name__}"
+    keys = [repr(key)[:40] for key in list(tree)[:10]]
+    return f"{len(tree)} entries: {', '.join(keys)}" + (", ..." if len(tree) > len(keys) else "")
+
+
+def _read_safetensors(path: str) -> Checkpoint:
+    tensors = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no mapping
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in SAFETENSORS_DTYPES:
+                    raise CheckpointError(f"{path}: tensor {name[:100]!r} has the unsupported dtype {dtype}")
+                tensors[name] = file.get_tensor(name)
+            return Checkpoint(tensors, file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: {error}") from error

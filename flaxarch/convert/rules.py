@@ -1,0 +1,113 @@
+"""Rules: how a source names and lays out what a model of ours holds.
+
+A table of rules turns each leaf of the model into the one tensor that the source has for it. Import and export
+are both read off that table, so they are inverse to each other, and an import is total: see `strict.py`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Path = tuple[str, ...]  # collection, modules, leaf: ("params", "layer1_0", "conv1", "kernel")
+
+
+class Layout(NamedTuple):
+    """What a framework calls a layer's tensors, and in which order it keeps their axes."""
+
+    separator: str  # between the names of nested modules
+    names: Mapping[str, str]  # leaf -> tensor; a norm's leaves have the prefix "norm."
+    axes: Mapping[int, tuple[int, ...]]  # number of axes of a kernel -> our axes in the source's order
+
+
+TORCH = Layout(
+    separator=".",
+    names={
+        "kernel": "weight",
+        "bias": "bias",
+        "norm.scale": "weight",
+        "norm.bias": "bias",
+        "norm.mean": "running_mean",
+        "norm.var": "running_var",
+    },
+    axes={4: (3, 2, 0, 1), 2: (1, 0)},  # HWIO -> OIHW, grouped convolutions included; IO -> OI
+)
+KERAS = Layout(
+    separator="/",
+    names={
+        "kernel": "kernel",
+        "bias": "bias",
+        "norm.scale": "gamma",
+        "norm.bias": "beta",
+        "norm.mean": "moving_mean",
+        "norm.var": "moving_variance",
+    },
+    axes={4: (0, 1, 2, 3), 2: (0, 1)},
+)
+
+
+FLAXARCH = Layout(
+    separator="/",
+    names={name: name.removeprefix("norm.") for name in TORCH.names},
+    axes={4: (0, 1, 2, 3), 2: (0, 1)},
+)
+
+
+class Rules(NamedTuple):
+    """How one source names the tensors of one family.
+
+    `modules` are substitutions, made in order, that turn our module's path, joined by "/", into the source's
+    name of that module. `dropped` are patterns of tensors that have no counterpart here, by rule.
+    """
+
+    source: str
+    layout: Layout
+    modules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def drops(self, name: str) -> bool:
+        """Whether a tensor has no counterpart here, by rule."""
+        return any(re.fullmatch(pattern, name) for pattern in self.dropped)
+
+    def module(self, path: str) -> str:
+        """The source's name of the module at our `path`, which is joined by "/"."""
+        for pattern, replacement in self.modules:
+            path = re.sub(pattern, replacement, path)
+        return path
+
+
+class Slot(NamedTuple):
+    """One leaf of the model: where it is, its shape, and the name, shape and axes of its tensor in the source."""
+
+    path: Path
+    shape: tuple[int, ...]
+    name: str
+    axes: tuple[int, ...]  # of ours, in the source's order
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the source."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    def from_source(self, tensor: np.ndarray) -> np.ndarray:
+        """The source's tensor with its axes in our order; a view."""
+        return tensor.transpose(np.argsort(self.axes))
+
+    def to_source(self, leaf: Any) -> np.ndarray:
+        """Our leaf as the source holds it, contiguous."""
+        return np.ascontiguousarray(np.asarray(leaf).transpose(self.axes))
+
+
+def slots(variables: Any, rules: Rules) -> Iterator[Slot]:
+    """The slots of a tree {"params": ..., "batch_stats": ...} of arrays or shapes, in its order."""
+    leaves = jax.tree.leaves_with_path(variables)
+    paths = [(tuple(key.key for key in path), leaf) for path, leaf in leaves]
+    norms = {path[1:-1] for path, _ in paths if path[0] == "batch_stats"}
+    for path, leaf in paths:
+        kind = "norm." if path[1:-1] in norms else ""
+        axes = rules.layout.axes[len(leaf.shape)] if path[-1] == "kernel" else tuple(range(len(leaf.shape)))
+        tensor = rules.layout.names[kind + path[-1]]
+        name = rules.module("/".join(path[1:-1])) + rules.layout.separator + tensor
+        yield Slot(path, tuple(leaf.shape), name, axes)

@@ -1,0 +1,338 @@
+"""Reads what `torch.save` wrote, in both of its formats, as a tree of plain data and NumPy arrays.
+
+Zip format, of torch 1.6 and later: the entry `<any name>/data.pkl` is the pickled object, the entries
+`<any name>/data/<key>` are the bytes of its storages, and `<any name>/byteorder` is their order, "little" or
+"big", and little where it is missing.
+
+Legacy format: five pickles (a magic number, the format's version, facts about the machine, the object, the
+list of storage keys), then for each key the storage's number of elements (int64) and its bytes, all little-endian.
+
+In the pickled object, a tensor is a call of `torch._utils._rebuild_tensor_v2` with a storage and the places of
+its elements there; a storage is a persistent id. Source: `torch/serialization.py`, `torch/_utils.py`.
+
+The arrays are read-only; those from a zip file are views of the mapped file, which must not change while they
+live.
+"""
+
+import math
+import mmap
+import os
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from functools import cache
+from io import BufferedReader, BytesIO
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from flaxarch.convert.constructors import NUMPY_CONSTRUCTORS, PLAIN_CONSTRUCTORS
+from flaxarch.convert.unpickle import CheckpointError, Constructors, Global, length, of_type, unpickle
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+# Complex and quantized tensors are left out: no network here has any.
+_STORAGE_DTYPES = {
+    "torch.DoubleStorage": np.float64,
+    "torch.FloatStorage": np.float32,
+    "torch.HalfStorage": np.float16,
+    "torch.BFloat16Storage": ml_dtypes.bfloat16,
+    "torch.LongStorage": np.int64,
+    "torch.IntStorage": np.int32,
+    "torch.ShortStorage": np.int16,
+    "torch.CharStorage": np.int8,
+    "torch.ByteStorage": np.uint8,
+    "torch.BoolStorage": np.bool_,
+    "torch.storage.UntypedStorage": np.uint8,
+}
+_DTYPES = {
+    **{f"torch.{name}": np.dtype(name) for name in ("float64", "float32", "float16", "bool", "uint8")},
+    **{f"torch.{name}": np.dtype(name) for name in ("int64", "int32", "int16", "int8")},
+    # These have no storage class of their own: `_rebuild_tensor_v3` names them beside an untyped storage.
+    **{f"torch.{name}": np.dtype(name) for name in ("uint64", "uint32", "uint16")},
+    "torch.bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "torch.float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+
+# `expand` gives a few stored elements any shape. With more elements than this, and than are stored, a tensor is
+# a trap for whoever copies it.
+MAX_EXPANDED = 2**24
+
+# Compressed entries may take this much memory: deflate's 1000 to 1 is a bomb, no network's weights.
+INFLATED_SLACK, MAX_INFLATION = 2**26, 16
+
+
+class Storage(NamedTuple):
+    """The memory that tensors share, as bytes, and the type of its elements."""
+
+    raw: np.ndarray  # uint8, one axis
+    dtype: np.dtype[Any]
+
+
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """Reads a `.pth`, `.pt`, `.th` or `.pth.tar` file, whose first bytes say which format it has."""
+    try:
+        with open(path, "rb") as file:
+            return _read(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error.__cause__
+
+
+def _read(file: BufferedReader) -> Any:
+    head = file.read(512)
+    file.seek(0)
+    if head.startswith(b"PK\3\4"):
+        return _read_zip(file)
+    if head.startswith(b"\x80"):  # opcode PROTO
+        return _read_legacy(file)
+    if head[257:262] == b"ustar":
+        raise CheckpointError("a tar archive, the oldest of torch's formats, is not supported")
+    raise CheckpointError(f"no format that is read here starts with the bytes {head[:8]!r}")
+
+
+def _view(storage: Any, dtype: np.dtype[Any], offset: Any, shape: Any, strides: Any) -> np.ndarray:
+    """The elements of a storage from `offset` on, `strides` apart, both counted in elements."""
+    raw = of_type(Storage, storage).raw
+    axes = list(zip(of_type(tuple, shape), of_type(tuple, strides), strict=True))
+    if len(axes) > 64:  # NumPy's own limit
+        raise CheckpointError(f"a tensor with {len(axes)} axes")
+    num_stored = raw.size // dtype.itemsize
+    size = math.prod(map(length, shape))
+    last = length(offset) + sum((n - 1) * length(stride) for n, stride in axes)
+    if size == 0:
+        array = np.zeros(shape, dtype)
+    elif last >= num_stored:
+        raise CheckpointError(f"a tensor that reaches beyond its storage of {num_stored} elements")
+    elif size > max(num_stored, MAX_EXPANDED):
+        raise CheckpointError(f"a tensor that expands {num_stored} elements to far more than it stores")
+    else:
+        # The stride of an axis of size 1 has no meaning, and may be any number.
+        steps = [(stride if n > 1 else 1) * dtype.itemsize for n, stride in axes]
+        array = np.ndarray(shape, dtype, raw, offset * dtype.itemsize, steps)
+    array.flags.writeable = False
+    return array
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> np.ndarray:
+    return _view(storage, storage.dtype, offset, shape, strides)
+
+
+def _rebuild_tensor_v2(
+    storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+) -> np.ndarray:
+    if metadata:
+        raise CheckpointError("a tensor that is stored conjugated or negated")
+    return _view(storage, storage.dtype, offset, shape, strides)
+
+
+def _rebuild_tensor_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, dtype: Any
+) -> np.ndarray:
+    return _view(storage, _DTYPES[of_type(Global, dtype).name], offset, shape, strides)
+
+
+def _rebuild_parameter(data: Any, requires_grad: Any, hooks: Any) -> np.ndarray:
+    return of_type(np.ndarray, data)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    return of_type(str, kind) if index is None else f"{of_type(str, kind)}:{length(index)}"
+
+
+CONSTRUCTORS: Constructors = {
+    **PLAIN_CONSTRUCTORS,
+    **NUMPY_CONSTRUCTORS,
+    **dict.fromkeys(_STORAGE_DTYPES),
+    **dict.fromkeys(_DTYPES),
+    "torch._utils._rebuild_tensor": _rebuild_tensor,  # torch before 0.4
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch.Size": lambda sizes=(): of_type(tuple, sizes),
+    "torch.device": _device,
+}
+
+
+def _storage_id(persistent_id: Any, num_parts: int) -> tuple[np.dtype[Any], str, int]:
+    """The dtype, key and number of bytes in ("storage", type, key, device, number of elements, ...)."""
+    parts = of_type(tuple, persistent_id)
+    if (
+        len(parts) != num_parts
+        or parts[0] != "storage"
+        or of_type(Global, parts[1]).name not in _STORAGE_DTYPES
+    ):
+        raise CheckpointError("the pickle refers to something that is no storage of numbers")
+    dtype = np.dtype(_STORAGE_DTYPES[parts[1].name])
+    return dtype, of_type(str, parts[2]), length(parts[4]) * dtype.itemsize
+
+
+def _read_zip(file: BufferedReader) -> Any:
+    archive = _Archive(file)
+    pickles = [name for name in archive.entries if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
+    if len(pickles) != 1:
+        raise CheckpointError(
+            f"a zip archive with {len(pickles)} entries data.pkl is not torch's, which have one"
+        )
+    prefix = pickles[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in archive.entries:
+        raise CheckpointError(
+            "a TorchScript archive holds code and is not read: save the model's state_dict()"
+        )
+    byteorder = "little"
+    if f"{prefix}byteorder" in archive.entries:
+        byteorder = archive.read(f"{prefix}byteorder")[:10].tobytes().decode("latin-1")
+    if byteorder not in ("little", "big"):
+        raise CheckpointError(f"the byte order is {byteorder!r}, neither little nor big")
+
+    @cache  # a storage in the other byte order is a copy
+    def read_storage(key: str, itemsize: int) -> np.ndarray:
+        raw = archive.read(f"{prefix}data/{key}")
+        if byteorder == sys.byteorder or raw.size % itemsize:
+            return raw
+        return raw.view(f"u{itemsize}").byteswap().view(np.uint8)
+
+    def persistent_load(persistent_id: Any) -> Storage:
+        dtype, key, num_bytes = _storage_id(persistent_id, 5)
+        raw = read_storage(key, dtype.itemsize)
+        if raw.size != num_bytes:
+            raise CheckpointError(f"storage {_shown(key)} has {raw.size} bytes, not {num_bytes}")
+        return Storage(raw, dtype)
+
+    stream = BytesIO(archive.read(pickles[0]).tobytes())
+    return unpickle(stream, CONSTRUCTORS, persistent_load, "data.pkl")
+
+
+class _Archive:
+    """A zip file whose entries are arrays of bytes: views of the mapped file, unless they are compressed."""
+
+    def __init__(self, file: BufferedReader):
+        self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            self.zip = zipfile.ZipFile(file)
+        except _ZIP_ERRORS as error:
+            raise CheckpointError("the zip archive is damaged or cut short: it has no directory") from error
+        self.entries = {entry.filename: entry for entry in self.zip.infolist()}
+        self.contents: dict[str, np.ndarray] = {}
+        self.num_inflated = 0
+
+    def read(self, name: str) -> np.ndarray:
+        if name not in self.entries:
+            raise CheckpointError(f"the zip archive has no entry {_shown(name)}")
+        if name not in self.contents:
+            entry = self.entries[name]
+            try:
+                is_stored = entry.compress_type == zipfile.ZIP_STORED
+                self.contents[name] = self._view(entry) if is_stored else self._inflate(entry)
+            except _ZIP_ERRORS as error:
+                raise CheckpointError(f"entry {_shown(name)} of the zip archive is damaged") from error
+        return self.contents[name]
+
+    def _view(self, entry: zipfile.ZipInfo) -> np.ndarray:
+        # Before the content stands a header of 30 bytes, the name, and an extra field, by which torch aligns
+        # the content to 64 bytes.
+        header = self.mapped[entry.header_offset : entry.header_offset + 30]
+        signature, name_size, extra_size = struct.unpack("<4s22xHH", header)
+        start = entry.header_offset + 30 + name_size + extra_size
+        if (
+            signature != b"PK\3\4" or entry.flag_bits & 1 or entry.compress_size != entry.file_size
+        ):  # 1: encrypted
+            raise zipfile.BadZipFile
+        content = np.frombuffer(self.mapped, np.uint8, entry.file_size, start)
+        if entry.CRC not in (0, zlib.crc32(content.data)):  # 0: torch can be told to compute none
+            raise zipfile.BadZipFile
+        return content
+
+    def _inflate(self, entry: zipfile.ZipInfo) -> np.ndarray:
+        name = _shown(entry.filename)
+        if entry.compress_type != zipfile.ZIP_DEFLATED:  # of the others, one read may inflate to any size
+            raise CheckpointError(f"entry {name} of the zip archive is compressed, and not by deflate")
+        self.num_inflated += entry.file_size
+        if self.num_inflated > INFLATED_SLACK + MAX_INFLATION * len(self.mapped):
+            raise CheckpointError(
+                f"the zip archive inflates to over {MAX_INFLATION} times its size, at entry {name}"
+            )
+        with self.zip.open(entry) as stream:
+            content = stream.read(
+                entry.file_size
+            )  # without a size it may inflate more than the entry declares
+        if len(content) != entry.file_size:
+            raise zipfile.BadZipFile
+        return np.frombuffer(content, np.uint8)
+
+
+# What `zipfile` raises over damaged archives.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,  # encrypted; as NotImplementedError: an unknown version
+)
+
+
+def _read_legacy(file: BufferedReader) -> Any:
+    magic_number = unpickle(file, CONSTRUCTORS)
+    if type(magic_number) is not int or magic_number != MAGIC_NUMBER:
+        raise CheckpointError("this is a pickle, but not one that torch.save wrote")
+    version = unpickle(file, {})
+    if type(version) is not int or version != PROTOCOL_VERSION:
+        raise CheckpointError(f"the version of the legacy format is not {PROTOCOL_VERSION}")
+    unpickle(file, {})  # the machine's byte order and sizes of integers, on which the data do not depend
+
+    storages: dict[str, Storage] = {}
+    num_left = os.fstat(file.fileno()).st_size
+
+    def persistent_load(persistent_id: Any) -> Storage:
+        nonlocal num_left
+        dtype, key, num_bytes = _storage_id(persistent_id, 6)
+        if key not in storages:
+            num_left -= num_bytes
+            if num_left < 0:
+                raise CheckpointError(f"storage {_shown(key)} does not fit into the file")
+            storages[key] = Storage(np.empty(num_bytes, np.uint8), dtype)  # its bytes come after the pickle
+        raw, view = storages[key].raw, persistent_id[5]
+        if raw.size != num_bytes:
+            raise CheckpointError(
+                f"storage {_shown(key)} has {raw.size} bytes at first and {num_bytes} later"
+            )
+        if (
+            view is not None
+        ):  # (key, first element, number of elements): old torch, a storage that is part of another
+            _, first, num_elements = of_type(tuple, view)
+            end = (length(first) + length(num_elements)) * dtype.itemsize
+            if end > num_bytes:
+                raise CheckpointError(f"a part of storage {_shown(key)} reaches beyond it")
+            raw = raw[first * dtype.itemsize : end]
+        return Storage(raw, dtype)
+
+    tree = unpickle(file, CONSTRUCTORS, persistent_load)
+    keys = unpickle(file, {})
+    if (
+        type(keys) is not list
+        or not all(type(key) is str for key in keys)
+        or sorted(keys) != sorted(storages)
+    ):
+        raise CheckpointError("the list of storages is not that of the tensors")
+    for key in keys:
+        raw, dtype = storages[key]
+        num_elements = int.from_bytes(file.read(8), "little")
+        if num_elements * dtype.itemsize != raw.size:
+            raise CheckpointError(
+                f"storage {_shown(key)} has {num_elements} elements, not {raw.size // dtype.itemsize}"
+            )
+        if file.readinto(raw) != raw.size:
+            raise CheckpointError(f"the file ends within storage {_shown(key)}")
+        if sys.byteorder == "big":
+            raw.view(f"u{dtype.itemsize}").byteswap(inplace=True)
+    return tree
+
+
+def _shown(name: str) -> str:
+    return repr(name[:100])

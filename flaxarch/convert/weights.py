@@ -1,0 +1,196 @@
+"""Load a checkpoint into a model, save one, and hand one back to torch."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from flaxarch import registry
+from flaxarch.convert.files import Checkpoint, read_checkpoint
+from flaxarch.convert.rules import FLAXARCH, Rules, slots
+from flaxarch.convert.sources import SOURCES, Source
+from flaxarch.convert.strict import fill
+from flaxarch.convert.unpickle import CheckpointError
+from flaxarch.functional import functional
+from flaxarch.layers import Network
+
+_OWN = Rules("flaxarch", FLAXARCH)
+
+
+def load(
+    path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None
+) -> tuple[Network, dict[str, Any]]:
+    """A checkpoint as (model, variables): {"params": ..., "batch_stats": ...}, for `model.apply`.
+
+    Args:
+      path: a `.pth`, `.pt`, `.th`, `.tar` or `.safetensors` file, of torchvision's names, of a CIFAR ResNet's, or
+        written by `save`. Nothing in it is executed, and no other framework is needed.
+      name: the row of the registry; None where the file tells, or its tensors fit one row only.
+      num_classes: None for as many as the file has. Another number keeps the body and starts the head afresh,
+        from seed 0; a warning says so.
+
+    Raises CheckpointError in one sentence: the file cannot be read, is of no or of several rows, or its tensors do
+    not fit, where all missing, unexpected and misshapen ones are named.
+    """
+    what, checkpoint = Path(path).name, read_checkpoint(path)
+    if checkpoint.metadata.get("format") == "flaxarch":
+        model, rules = _own_model(checkpoint, what, name), _OWN
+    else:
+        model, rules = _recognise(checkpoint, what, name)
+    channels = int(checkpoint.metadata.get("in_channels", 0)) or None
+    variables = fill(_shapes(model, channels), checkpoint.tensors, rules, what=what)
+    classes = model.num_classes
+    if num_classes in (None, classes):
+        return model, variables
+
+    warnings.warn(
+        f"{what} has a head of {classes} classes: the body is loaded, and the head of {num_classes} is new",
+        stacklevel=2,
+    )
+    model, head = model.clone(num_classes=num_classes), model.head
+    fresh, _ = functional(model).init(jax.random.key(0), _images(model, channels))
+    return model, variables | {"params": variables["params"] | {head: fresh[head]}}
+
+
+def save(path: str | os.PathLike[str], model: Network, variables: dict[str, Any]) -> None:
+    """Write a `.safetensors` file from which `load` makes the same model with the same variables.
+
+    Its metadata holds the row's name, the fields that differ from it, and the row's preprocessing. The file
+    appears whole or not at all.
+    """
+    name, fields = registry.describe(model)
+    row = registry.published(name)
+    preprocessing = {key: getattr(row, key) for key in ("input_shape", "mean", "std", "channels")}
+    metadata = {
+        "format": "flaxarch",
+        "name": name,
+        "fields": json.dumps(fields),
+        "in_channels": str(_channels(model, variables)),
+        "preprocessing": json.dumps(preprocessing),
+    }
+    part = Path(path).with_name(Path(path).name + ".part")
+    safetensors.numpy.save_file(_export(model, variables, _OWN), part, metadata)
+    os.replace(part, path)
+
+
+def to_torch(model: Network, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The variables as a state dict of NumPy arrays, with torchvision's names, shapes and layout.
+
+    `torch.from_numpy` on each makes what torchvision's `load_state_dict(strict=True)` takes.
+    """
+    for source in SOURCES:
+        if isinstance(model, source.family) and source.rules.source == "torchvision":
+            return _export(model, variables, source.rules)
+    raise ValueError(f"there are no torch names for {type(model).__name__}")
+
+
+def _export(model: Network, variables: dict[str, Any], rules: Rules) -> dict[str, np.ndarray]:
+    expected = _shapes(model, _channels(model, variables))
+    if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, expected):
+        raise ValueError(f"these variables are not of this {type(model).__name__}: names or shapes differ")
+    leaves = jax.tree.leaves(variables)
+    return {slot.name: slot.to_source(x) for slot, x in zip(slots(variables, rules), leaves, strict=True)}
+
+
+def _own_model(checkpoint: Checkpoint, what: str, name: str | None) -> Network:
+    """The model that `save` described in the metadata."""
+    try:
+        own_name = checkpoint.metadata["name"]
+        fields = json.loads(checkpoint.metadata["fields"])
+        fields = {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
+        model = registry.create(own_name).clone(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{what} does not describe a model that flaxarch has: {error}") from error
+    if name not in (None, own_name):
+        raise CheckpointError(f"{what} holds a {own_name}, not a {name}")
+    return model
+
+
+def _recognise(checkpoint: Checkpoint, what: str, name: str | None) -> tuple[Network, Rules]:
+    """Model and rules for a file of another library; the head is as wide as the file's."""
+    if name is not None:
+        family = type(registry.create(name))
+        sources = [source for source in SOURCES if source.family is family]
+        if not sources:
+            raise CheckpointError(f"there are no rules to read {name} from {what}")
+        best = max(sources, key=lambda source: _names_in_common(checkpoint, name, source))
+        return _with_head_of(checkpoint, name, best), best.rules
+
+    fits = [
+        (row, source) for source in SOURCES for row in source.rows if _count_fits(checkpoint, row, source)
+    ]
+    fits = [(row, source) for row, source in fits if _shapes_fit(checkpoint, row, source)]
+    if len(fits) != 1:
+        rows = ", ".join(row for row, _ in fits)
+        found = f"fits several rows, {rows}" if rows else "fits no row that a library released"
+        raise CheckpointError(f"{what} {found}: say which network it is, load(path, name=...)")
+    ((row, source),) = fits
+    return _with_head_of(checkpoint, row, source), source.rules
+
+
+def _head(checkpoint: Checkpoint, source: Source) -> tuple[int, int] | None:
+    """(classes, features) of the head in the file, or None where the source's name for it is not there."""
+    layout, rules = source.rules.layout, source.rules
+    name = rules.module(source.family.head) + layout.separator + layout.names["kernel"]
+    kernel = checkpoint.tensors.get(name)
+    if kernel is None or kernel.ndim != 2:
+        return None
+    features, classes = np.transpose(kernel, np.argsort(layout.axes[2])).shape
+    return classes, features
+
+
+def _with_head_of(checkpoint: Checkpoint, name: str, source: Source) -> Network:
+    head = _head(checkpoint, source)
+    return registry.create(name, num_classes=head[0] if head else None)
+
+
+def _count_fits(checkpoint: Checkpoint, name: str, source: Source) -> bool:
+    """Whether the file has as many elements as the row with a head like the file's: cheap, and rarely fooled."""
+    head, row = _head(checkpoint, source), registry.published(name)
+    if head is None:
+        return False
+    classes, features = head
+    expected = row.num_params + row.num_batch_stats + (classes - row.num_classes) * (features + 1)
+    return expected == sum(x.size for key, x in checkpoint.tensors.items() if not source.rules.drops(key))
+
+
+def _source_shapes(checkpoint: Checkpoint, name: str, source: Source) -> dict[str, tuple[int, ...]]:
+    shapes = _shapes(_with_head_of(checkpoint, name, source))
+    return {slot.name: slot.source_shape for slot in slots(shapes, source.rules)}
+
+
+def _shapes_fit(checkpoint: Checkpoint, name: str, source: Source) -> bool:
+    shapes = {key: x.shape for key, x in checkpoint.tensors.items() if not source.rules.drops(key)}
+    return shapes == _source_shapes(checkpoint, name, source)
+
+
+def _names_in_common(checkpoint: Checkpoint, name: str, source: Source) -> int:
+    return len(checkpoint.tensors.keys() & _source_shapes(checkpoint, name, source).keys())
+
+
+def _channels(model: Network, variables: dict[str, Any]) -> int:
+    """Channels of the images that these variables were made for: read off the one kernel that they decide."""
+    row = registry.published(registry.describe(model)[0])
+    pairs = zip(jax.tree.leaves(_shapes(model)["params"]), jax.tree.leaves(variables["params"]), strict=False)
+    for expected, found in pairs:
+        if len(expected.shape) == 4 and expected.shape[2] != jnp.shape(found)[2]:
+            return jnp.shape(found)[2]
+    return row.input_shape[2]
+
+
+def _images(model: Network, channels: int | None = None) -> jax.ShapeDtypeStruct:
+    """One image as the model's row has it: parameters do not depend on its height and width."""
+    height, width, row_channels = registry.published(registry.describe(model)[0]).input_shape
+    return jax.ShapeDtypeStruct((1, height, width, channels or row_channels), jnp.float32)
+
+
+def _shapes(model: Network, channels: int | None = None) -> dict[str, Any]:
+    images = _images(model, channels)
+    params, batch_stats = jax.eval_shape(functional(model).init, jax.random.key(0), images)
+    return {"params": params, "batch_stats": batch_stats}

@@ -1,0 +1,165 @@
+"""What two or more families share: conventions of their layers, the residual sum and its gates, checks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.initializers import Initializer
+from jax.typing import DTypeLike
+
+from flaxarch import ops
+
+ModuleDef = Callable[..., Any]  # a module class, with some of its fields bound by `partial`
+
+# Normal, std sqrt(2 / (kernel area * features)): He et al. 2015b, as in torchvision's ResNets and VGGs.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+    """A dense layer that starts as torch's Linear: kernel and bias uniform within ±1 / sqrt(fan_in)."""
+
+    def bias_init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        bound = 1 / math.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
+
+
+def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+    """A dense layer that starts as Keras's Dense: Glorot uniform kernel, bias zero."""
+    del fan_in
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), name=name)
+
+
+class Network(nn.Module, kw_only=True):
+    """What all networks here are: linen modules from images (N, H, W, C) to logits, with these fields and more.
+
+    `__call__(images, *, train)` returns float32 logits (N, num_classes), without softmax.
+    """
+
+    num_classes: int = 1000
+    dtype: DTypeLike = jnp.float32  # of the computation; parameters and batch statistics are float32
+    axis_name: str | None = None  # mapped axis of devices over which batch norm takes its statistics
+
+    head: ClassVar[str]  # the module that gives the logits
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What all layers of a released network have in common: biases, initialisers, batch norm's constants.
+
+    `momentum` is Flax's and Keras's, the share of the old statistics: torch's 0.1 is 0.9 here.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    conv_bias: bool = False
+    kernel_init: Initializer = he_fan_out
+    dense: Callable[..., nn.Dense] = torch_dense
+
+    def conv(self, dtype: DTypeLike) -> ModuleDef:
+        """`nn.Conv` for these conventions; strided and padded uses state their padding."""
+        return partial(
+            nn.Conv,
+            padding=0,
+            use_bias=self.conv_bias,
+            kernel_init=self.kernel_init,
+            dtype=dtype,
+            conv_general_dilated=ops.conv_general_dilated,
+        )
+
+    def norm(self, train: bool, dtype: DTypeLike, axis_name: str | None) -> ModuleDef:
+        """`nn.BatchNorm` for these conventions; statistics are float32 or wider.
+
+        `axis_name` names the mapped axis of devices over which the statistics are taken, if they are.
+        """
+        return partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=dtype,
+            axis_name=axis_name,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 cancels in float32, and can go below zero
+        )
+
+
+TORCH = Conventions()
+
+
+def residual(x: jax.Array, y: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The sum that makes a network residual: shortcut `x`, branch `y` = F(x), and x + g * F(x)."""
+    return x + y if gate is None else x + gate * y
+
+
+def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:
+    """Chance that each block is kept, falling linearly to `last`: p_l = 1 - l / L * (1 - p_L), l from 1.
+
+    Huang et al. 2016 (stochastic depth), equation 4.
+    """
+    return 1 - jnp.arange(1, num_blocks + 1) / num_blocks * (1 - last)
+
+
+def block_gates(
+    module: nn.Module,
+    gates: jax.Array | None,
+    *,
+    num_blocks: int,
+    survival_prob: float,
+    train: bool,
+    dtype: DTypeLike,
+) -> list[jax.Array | None]:
+    """One gate per residual block, shaped to multiply its branch (N, H, W, C); None is a gate of one.
+
+    Args:
+      module: the network; draws come from its PRNG stream "gates".
+      gates: given by the caller, (num_blocks,) or (num_blocks, N); they replace stochastic depth.
+      num_blocks: number of residual blocks in the network.
+      survival_prob: chance that the last block is kept in training; 1 for no stochastic depth. One draw per
+        block and batch; in evaluation a block's gate is its chance to be kept (Huang et al. 2016, Sec. 3).
+      train: whether the network trains.
+      dtype: of the branches.
+    """
+    if gates is not None:
+        gates = jnp.asarray(gates, dtype)
+        if gates.ndim not in (1, 2) or len(gates) != num_blocks:
+            raise ValueError(
+                f"gates of shape {gates.shape} do not fit this network of {num_blocks} residual blocks: "
+                f"give ({num_blocks},), or ({num_blocks}, N) for one gate per block and image"
+            )
+    elif survival_prob == 1 or module.is_initializing():
+        return [None] * num_blocks
+    else:
+        gates = linear_survival_probs(num_blocks, survival_prob)
+        if train:
+            gates = jax.random.bernoulli(module.make_rng("gates"), gates)
+        gates = gates.astype(dtype)
+    return list(gates.reshape(num_blocks, -1, 1, 1, 1))
+
+
+def tap(module: nn.Module, stride: int, x: jax.Array) -> None:
+    """Offer `x` as the network's feature map at `stride`; the last one offered at a stride stands.
+
+    Costs nothing unless the collection "features" is asked for, as `flaxarch.features` does.
+    """
+    if not module.is_initializing():
+        module.sow("features", f"stride{stride}", x, reduce_fn=lambda _, new: new, init_fn=lambda: x)
+
+
+def check_images(images: jax.Array, min_size: int, network: str) -> None:
+    """Raise a sentence unless `images` is a batch (N, H, W, C) that the network can read."""
+    if images.ndim != 4:
+        raise ValueError(
+            f"{network} takes a batch of images (N, H, W, C), not an array of shape {tuple(images.shape)}"
+        )
+    if min(images.shape[1:3]) < min_size:
+        raise ValueError(
+            f"{network} needs images of at least {min_size}x{min_size} pixels, "
+            f"not {images.shape[1]}x{images.shape[2]} (height x width of an NHWC batch)"
+        )

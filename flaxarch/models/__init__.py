@@ -1,0 +1,1 @@
+"""One file per family, named for it; each has its `VARIANTS`."""

@@ -1,0 +1,14 @@
+"""Convolution and pooling, in the form that the backend runs fast; the same functions everywhere."""
+
+from flaxarch.ops.conv import conv_general_dilated
+from flaxarch.ops.lowering import native_forms, use_native_forms
+from flaxarch.ops.pool import avg_pool, global_avg_pool, max_pool
+
+__all__ = [
+    "avg_pool",
+    "conv_general_dilated",
+    "global_avg_pool",
+    "max_pool",
+    "native_forms",
+    "use_native_forms",
+]

@@ -1,0 +1,102 @@
+"""Pooling over NHWC images with explicit padding, as torch and Caffe count it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flaxarch.ops.lowering import native_forms
+
+Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
+Padding = int | Pads  # one number pads all four sides
+
+
+def max_pool(
+    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], padding: Padding = 0
+) -> jax.Array:
+    """Maximum over windows: (N, H, W, C) -> (N, H', W', C). Padding is -inf.
+
+    Where several inputs of a window share the maximum, the first one, row by row, gets the gradient.
+    """
+    pads = _pads(padding)
+    if native_forms():
+        return _reduce_max(x, window_shape, strides, pads)
+    return _max_pool_cpu(x, window_shape, strides, pads)
+
+
+def avg_pool(
+    x: jax.Array,
+    window_shape: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Padding = 0,
+    *,
+    count_padding: bool = True,
+) -> jax.Array:
+    """Mean over windows: (N, H, W, C) -> (N, H', W', C).
+
+    Padded zeros count as torch and Caffe do, or with `count_padding=False` are left out of the mean as in
+    TensorFlow.
+    """
+    windows, steps, pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *_pads(padding), (0, 0))
+    total = lax.reduce_window(x, 0.0, lax.add, windows, steps, pads)
+    if count_padding:
+        return total / (window_shape[0] * window_shape[1])
+    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    return total / lax.reduce_window(ones, 0.0, lax.add, windows, steps, pads)
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean over height and width: (N, H, W, C) -> (N, C)."""
+    return x.mean(axis=(1, 2))
+
+
+def _pads(padding: Padding) -> Pads:
+    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+
+
+def _reduce_max(
+    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], pads: Pads
+) -> jax.Array:
+    windows, steps = (1, *window_shape, 1), (1, *strides, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, windows, steps, ((0, 0), *pads, (0, 0)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _max_pool_cpu(
+    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], pads: Pads
+) -> jax.Array:
+    return _reduce_max(x, window_shape, strides, pads)
+
+
+@_max_pool_cpu.defjvp
+def _max_pool_cpu_jvp(window_shape, strides, pads, primals, tangents):
+    """Pick each window's first maximum out of its shifted views: XLA's gradient is up to 19x slower."""
+    (x,), (x_dot,) = primals, tangents
+    y = _reduce_max(x, window_shape, strides, pads)
+    y_dot = jnp.zeros_like(y)
+    found = jnp.zeros(y.shape, bool)
+    shifted_x = _shifted(x, window_shape, strides, pads, y.shape, -jnp.inf)
+    shifted_x_dot = _shifted(x_dot, window_shape, strides, pads, y.shape, 0.0)
+    for value, tangent in zip(shifted_x, shifted_x_dot, strict=True):
+        hit = (value == y) & ~found
+        y_dot = y_dot + jnp.where(hit, tangent, 0)
+        found = found | hit
+    return y, y_dot
+
+
+def _shifted(x, window_shape, strides, pads, shape, fill) -> list[jax.Array]:
+    """For each position in the window, row by row, what the windows hold there: (N, H', W', C)."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    (rows, columns), (step_y, step_x) = window_shape, strides
+    n, height, width, channels = shape
+    return [
+        lax.slice(
+            x,
+            (0, i, j, 0),
+            (n, i + (height - 1) * step_y + 1, j + (width - 1) * step_x + 1, channels),
+            (1, step_y, step_x, 1),
+        )
+        for i in range(rows)
+        for j in range(columns)
+    ]

@@ -1,0 +1,77 @@
+"""The families' rows, merged: names to networks and to what was published of them."""
+
+import dataclasses
+import difflib
+import fnmatch
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flaxarch.layers import Network
+from flaxarch.models import cifar_resnet, resnet, wide_resnet
+from flaxarch.variant import Variant
+
+FAMILIES = (resnet, cifar_resnet, wide_resnet)
+_VARIANTS: dict[str, Variant] = {name: row for family in FAMILIES for name, row in family.VARIANTS.items()}
+
+
+class UnknownModelError(ValueError):
+    """No row of the registry has this name."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all networks, or of those that a shell pattern matches (`"resnet*"`), sorted."""
+    return sorted(fnmatch.filter(_VARIANTS, pattern))
+
+
+def published(name: str) -> Variant:
+    """What was published of a network: source, num_params, macs, input_shape, mean, std and more.
+
+    Raises UnknownModelError, which suggests the nearest names.
+    """
+    if name not in _VARIANTS:
+        near = difflib.get_close_matches(name, _VARIANTS, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "flaxarch.list_models() has all names"
+        raise UnknownModelError(f"there is no model named {name!r}: {hint}")
+    return _VARIANTS[name]
+
+
+def create(name: str, num_classes: int | None = None, dtype: DTypeLike = jnp.float32) -> Network:
+    """The network of a row, as a linen module; it holds no parameters.
+
+    `num_classes` None is the row's own. `dtype` is that of the computation; parameters, batch statistics and
+    logits stay float32. For other fields: `create("resnet50").clone(output_stride=16)`.
+    """
+    row = published(name)
+    num_classes = row.num_classes if num_classes is None else num_classes
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}: a network has at least one class")
+    return row.model(num_classes=num_classes, dtype=dtype)
+
+
+def describe(model: Network) -> tuple[str, dict[str, Any]]:
+    """The row nearest to a model, and the fields in which the model differs: name, {field: value}.
+
+    `create(name).clone(**fields)` is the model again. `dtype`, and the axis of synchronised batch norm, belong
+    to a computation and are left out. Raises ValueError where a difference is no plain value (number, string,
+    tuple of numbers).
+    """
+    differences = {
+        name: _differing_fields(model, create(name))
+        for name in _VARIANTS
+        if type(create(name)) is type(model)
+    }
+    if not differences:
+        raise ValueError(f"no row of the registry is a {type(model).__name__}")
+    name = min(differences, key=lambda name: len(differences[name]))
+    for field, value in differences[name].items():
+        if not isinstance(value, bool | int | float | str | tuple | None):
+            raise ValueError(f"this {type(model).__name__} is no published one: its {field} is {value}")
+    return name, differences[name]
+
+
+def _differing_fields(model: Network, other: Network) -> dict[str, Any]:
+    fields = (f.name for f in dataclasses.fields(model) if f.init)
+    fields = [name for name in fields if name not in ("parent", "name", "dtype", "axis_name")]
+    return {name: getattr(model, name) for name in fields if getattr(model, name) != getattr(other, name)}
