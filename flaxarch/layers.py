@@ -38,7 +38,7 @@ def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
 
 
 class Network(nn.Module, kw_only=True):
-    """What all networks here are: linen modules from images (N, H, W, C) to logits, with these fields and more.
+    """What all networks here are: linen modules from images (N, H, W, C) to logits, with these fields.
 
     `__call__(images, *, train)` returns float32 logits (N, num_classes), without softmax.
     """
@@ -77,7 +77,7 @@ class Conventions:
     def norm(self, train: bool, dtype: DTypeLike, axis_name: str | None) -> ModuleDef:
         """`nn.BatchNorm` for these conventions; statistics are float32 or wider.
 
-        `axis_name` names the mapped axis of devices over which the statistics are taken, if they are.
+        `axis_name` names the mapped axis of devices over which the statistics are taken, if any.
         """
         return partial(
             nn.BatchNorm,

@@ -53,9 +53,9 @@ def create(name: str, num_classes: int | None = None, dtype: DTypeLike = jnp.flo
 def describe(model: Network) -> tuple[str, dict[str, Any]]:
     """The row nearest to a model, and the fields in which the model differs: name, {field: value}.
 
-    `create(name).clone(**fields)` is the model again. `dtype`, and the axis of synchronised batch norm, belong
-    to a computation and are left out. Raises ValueError where a difference is no plain value (number, string,
-    tuple of numbers).
+    `create(name).clone(**fields)` is the model again. `dtype`, and the axis of synchronised batch norm,
+    belong to a computation and are left out. Raises ValueError where a difference is no plain value (number,
+    string, tuple of numbers).
     """
     differences = {
         name: _differing_fields(model, create(name))

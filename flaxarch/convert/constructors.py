@@ -24,10 +24,16 @@ from flaxarch.convert.unpickle import (
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in protocols 0 to 2."""
     if encoding not in ("latin1", "latin-1"):
         raise CheckpointError("an encoding other than latin1")
     return text.encode("latin-1")
+
+
+# How Python 3 writes bytes in protocols 0 to 2, when there are some and when there are none.
+_BYTES: dict[str, Callable[..., Any] | None] = {
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": lambda: b"",
+}
 
 
 def _bytearray(data: str | bytes = b"", encoding: str = "latin-1") -> bytearray:
@@ -56,7 +62,7 @@ PLAIN_CONSTRUCTORS: Constructors = {
     "collections.Counter": plain_dict,
     "collections.defaultdict": lambda factory=None: {},
     "argparse.Namespace": _Namespace,
-    "_codecs.encode": _encode,
+    **_BYTES,
 }
 
 
@@ -108,7 +114,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
 NUMPY_CONSTRUCTORS: Constructors = {
     "numpy.ndarray": None,
     "numpy.dtype": _DType,
-    "_codecs.encode": _encode,
+    **_BYTES,
     **{
         f"numpy.{core}.{name}": make
         for core in ("core", "_core")  # until and since NumPy 2

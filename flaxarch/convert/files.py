@@ -48,8 +48,8 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a `.pth`, `.pt`, `.th`, `.pth.tar` or `.safetensors` file; the extension does not matter.
 
-    Of a torch file, this finds the state dict, at the top or under one of `WRAPPERS`, and takes the prefixes that
-    all of its names have from them. Other entries, such as the optimizer's state, are left out.
+    In a torch file, this finds the state dict, at the top or under one of `WRAPPERS`, and takes the prefixes
+    that all names have off them. Other entries, such as the optimizer's state, are left out.
     """
     path = os.fspath(path)
     head = _first_bytes(path)

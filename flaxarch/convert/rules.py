@@ -1,7 +1,7 @@
 """Rules: how a source names and lays out what a model of ours holds.
 
-A table of rules turns each leaf of the model into the one tensor that the source has for it. Import and export
-are both read off that table, so they are inverse to each other, and an import is total: see `strict.py`.
+A table of rules names, for each leaf of the model, the one tensor that the source has for it. Import and
+export are both read off that table, so they are inverse to each other; `strict.py` makes the import total.
 """
 
 import re
@@ -79,7 +79,7 @@ class Rules(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One leaf of the model: where it is, its shape, and the name, shape and axes of its tensor in the source."""
+    """One leaf of the model, and the name, shape and axes of its tensor in the source."""
 
     path: Path
     shape: tuple[int, ...]

@@ -5,10 +5,11 @@ Zip format, of torch 1.6 and later: the entry `<any name>/data.pkl` is the pickl
 "big", and little where it is missing.
 
 Legacy format: five pickles (a magic number, the format's version, facts about the machine, the object, the
-list of storage keys), then for each key the storage's number of elements (int64) and its bytes, all little-endian.
+list of storage keys), then for each key the storage's number of elements as int64 and its bytes, both
+little-endian.
 
-In the pickled object, a tensor is a call of `torch._utils._rebuild_tensor_v2` with a storage and the places of
-its elements there; a storage is a persistent id. Source: `torch/serialization.py`, `torch/_utils.py`.
+In the pickled object, a tensor is a call of `torch._utils._rebuild_tensor_v2` with a storage and the places
+of its elements there; a storage is a persistent id. Source: `torch/serialization.py`, `torch/_utils.py`.
 
 The arrays are read-only; those from a zip file are views of the mapped file, which must not change while they
 live.
@@ -59,12 +60,15 @@ _DTYPES = {
     "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
 
-# `expand` gives a few stored elements any shape. With more elements than this, and than are stored, a tensor is
-# a trap for whoever copies it.
+# `expand` gives a few stored elements any shape: with more than this, and than are stored, a tensor is a trap
+# for whoever copies it.
 MAX_EXPANDED = 2**24
 
 # Compressed entries may take this much memory: deflate's 1000 to 1 is a bomb, no network's weights.
 INFLATED_SLACK, MAX_INFLATION = 2**26, 16
+
+# What `zipfile` raises over damaged archives; RuntimeError over encrypted ones and those of unknown versions.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class Storage(NamedTuple):
@@ -149,7 +153,7 @@ CONSTRUCTORS: Constructors = {
     **NUMPY_CONSTRUCTORS,
     **dict.fromkeys(_STORAGE_DTYPES),
     **dict.fromkeys(_DTYPES),
-    "torch._utils._rebuild_tensor": _rebuild_tensor,  # torch before 0.4
+    "torch._utils._rebuild_tensor": _rebuild_tensor,  # old torch
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
@@ -161,13 +165,9 @@ CONSTRUCTORS: Constructors = {
 def _storage_id(persistent_id: Any, num_parts: int) -> tuple[np.dtype[Any], str, int]:
     """The dtype, key and number of bytes in ("storage", type, key, device, number of elements, ...)."""
     parts = of_type(tuple, persistent_id)
-    if (
-        len(parts) != num_parts
-        or parts[0] != "storage"
-        or of_type(Global, parts[1]).name not in _STORAGE_DTYPES
-    ):
-        raise CheckpointError("the pickle refers to something that is no storage of numbers")
-    dtype = np.dtype(_STORAGE_DTYPES[parts[1].name])
+    if len(parts) != num_parts or parts[0] != "storage":
+        raise CheckpointError("the pickle refers to something that is no storage")
+    dtype = np.dtype(_STORAGE_DTYPES[of_type(Global, parts[1]).name])
     return dtype, of_type(str, parts[2]), length(parts[4]) * dtype.itemsize
 
 
@@ -175,14 +175,13 @@ def _read_zip(file: BufferedReader) -> Any:
     archive = _Archive(file)
     pickles = [name for name in archive.entries if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(pickles) != 1:
+        shown = ", ".join(map(_shown, list(archive.entries)[:5]))
         raise CheckpointError(
-            f"a zip archive with {len(pickles)} entries data.pkl is not torch's, which have one"
+            f"torch's zip archives have one entry data.pkl, and this one begins with {shown}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
-        raise CheckpointError(
-            "a TorchScript archive holds code and is not read: save the model's state_dict()"
-        )
+        raise CheckpointError("a TorchScript archive holds code: read and save its state_dict() with torch")
     byteorder = "little"
     if f"{prefix}byteorder" in archive.entries:
         byteorder = archive.read(f"{prefix}byteorder")[:10].tobytes().decode("latin-1")
@@ -228,6 +227,8 @@ class _Archive:
             try:
                 is_stored = entry.compress_type == zipfile.ZIP_STORED
                 self.contents[name] = self._view(entry) if is_stored else self._inflate(entry)
+            except CheckpointError:
+                raise
             except _ZIP_ERRORS as error:
                 raise CheckpointError(f"entry {_shown(name)} of the zip archive is damaged") from error
         return self.contents[name]
@@ -238,9 +239,8 @@ class _Archive:
         header = self.mapped[entry.header_offset : entry.header_offset + 30]
         signature, name_size, extra_size = struct.unpack("<4s22xHH", header)
         start = entry.header_offset + 30 + name_size + extra_size
-        if (
-            signature != b"PK\3\4" or entry.flag_bits & 1 or entry.compress_size != entry.file_size
-        ):  # 1: encrypted
+        is_encrypted = entry.flag_bits & 1
+        if signature != b"PK\3\4" or is_encrypted or entry.compress_size != entry.file_size:
             raise zipfile.BadZipFile
         content = np.frombuffer(self.mapped, np.uint8, entry.file_size, start)
         if entry.CRC not in (0, zlib.crc32(content.data)):  # 0: torch can be told to compute none
@@ -253,28 +253,14 @@ class _Archive:
             raise CheckpointError(f"entry {name} of the zip archive is compressed, and not by deflate")
         self.num_inflated += entry.file_size
         if self.num_inflated > INFLATED_SLACK + MAX_INFLATION * len(self.mapped):
-            raise CheckpointError(
-                f"the zip archive inflates to over {MAX_INFLATION} times its size, at entry {name}"
-            )
+            raise CheckpointError(f"the zip archive inflates to over {MAX_INFLATION} times its size")
         with self.zip.open(entry) as stream:
             content = stream.read(
                 entry.file_size
-            )  # without a size it may inflate more than the entry declares
+            )  # without a size it inflates what the entry does not declare
         if len(content) != entry.file_size:
             raise zipfile.BadZipFile
         return np.frombuffer(content, np.uint8)
-
-
-# What `zipfile` raises over damaged archives.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,  # encrypted; as NotImplementedError: an unknown version
-)
 
 
 def _read_legacy(file: BufferedReader) -> Any:
@@ -299,12 +285,8 @@ def _read_legacy(file: BufferedReader) -> Any:
             storages[key] = Storage(np.empty(num_bytes, np.uint8), dtype)  # its bytes come after the pickle
         raw, view = storages[key].raw, persistent_id[5]
         if raw.size != num_bytes:
-            raise CheckpointError(
-                f"storage {_shown(key)} has {raw.size} bytes at first and {num_bytes} later"
-            )
-        if (
-            view is not None
-        ):  # (key, first element, number of elements): old torch, a storage that is part of another
+            raise CheckpointError(f"storage {_shown(key)} has now {raw.size} bytes, now {num_bytes}")
+        if view is not None:  # old torch: (key, first element, number of elements) of a part
             _, first, num_elements = of_type(tuple, view)
             end = (length(first) + length(num_elements)) * dtype.itemsize
             if end > num_bytes:
@@ -314,20 +296,18 @@ def _read_legacy(file: BufferedReader) -> Any:
 
     tree = unpickle(file, CONSTRUCTORS, persistent_load)
     keys = unpickle(file, {})
-    if (
-        type(keys) is not list
-        or not all(type(key) is str for key in keys)
-        or sorted(keys) != sorted(storages)
-    ):
-        raise CheckpointError("the list of storages is not that of the tensors")
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise CheckpointError("the list of storages is no list of keys")
+    if sorted(keys) != sorted(storages):
+        raise CheckpointError("the list of storages does not name those of the tensors, each once")
     for key in keys:
         raw, dtype = storages[key]
         num_elements = int.from_bytes(file.read(8), "little")
         if num_elements * dtype.itemsize != raw.size:
             raise CheckpointError(
-                f"storage {_shown(key)} has {num_elements} elements, not {raw.size // dtype.itemsize}"
+                f"storage {_shown(key)} has {num_elements} elements, and another number before"
             )
-        if file.readinto(raw) != raw.size:
+        if file.readinto(raw.data) != raw.size:
             raise CheckpointError(f"the file ends within storage {_shown(key)}")
         if sys.byteorder == "big":
             raw.view(f"u{dtype.itemsize}").byteswap(inplace=True)

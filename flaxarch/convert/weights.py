@@ -29,14 +29,14 @@ def load(
     """A checkpoint as (model, variables): {"params": ..., "batch_stats": ...}, for `model.apply`.
 
     Args:
-      path: a `.pth`, `.pt`, `.th`, `.tar` or `.safetensors` file, of torchvision's names, of a CIFAR ResNet's, or
-        written by `save`. Nothing in it is executed, and no other framework is needed.
+      path: a `.pth`, `.pt`, `.th`, `.tar` or `.safetensors` file with torchvision's names, or written by
+        `save`. Nothing in it is executed, and no other framework is needed.
       name: the row of the registry; None where the file tells, or its tensors fit one row only.
       num_classes: None for as many as the file has. Another number keeps the body and starts the head afresh,
         from seed 0; a warning says so.
 
-    Raises CheckpointError in one sentence: the file cannot be read, is of no or of several rows, or its tensors do
-    not fit, where all missing, unexpected and misshapen ones are named.
+    Raises CheckpointError in one sentence: the file cannot be read, or is of no row or of several, or its
+    tensors do not fit, and then all missing, unexpected and misshapen ones are named.
     """
     what, checkpoint = Path(path).name, read_checkpoint(path)
     if checkpoint.metadata.get("format") == "flaxarch":
@@ -104,7 +104,7 @@ def _own_model(checkpoint: Checkpoint, what: str, name: str | None) -> Network:
         own_name = checkpoint.metadata["name"]
         fields = json.loads(checkpoint.metadata["fields"])
         fields = {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
-        model = registry.create(own_name).clone(**fields)
+        model: Network = registry.create(own_name).clone(**fields)  # pyright: ignore[reportArgumentType]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{what} does not describe a model that flaxarch has: {error}") from error
     if name not in (None, own_name):
@@ -151,7 +151,7 @@ def _with_head_of(checkpoint: Checkpoint, name: str, source: Source) -> Network:
 
 
 def _count_fits(checkpoint: Checkpoint, name: str, source: Source) -> bool:
-    """Whether the file has as many elements as the row with a head like the file's: cheap, and rarely fooled."""
+    """Whether the file has as many elements as the row with a head like the file's."""
     head, row = _head(checkpoint, source), registry.published(name)
     if head is None:
         return False
