@@ -21,21 +21,8 @@ MAX_WRAPPERS = 3  # one in the other
 PREFIXES = re.compile(r"(module\.|model\.|_orig_mod\.)*")
 
 # Those NumPy knows, by itself or through ml_dtypes, and safetensors hands out.
-SAFETENSORS_DTYPES = (
-    "F64",
-    "F32",
-    "F16",
-    "BF16",
-    "I64",
-    "I32",
-    "I16",
-    "I8",
-    "U64",
-    "U32",
-    "U16",
-    "U8",
-    "BOOL",
-)
+FLOATS, BOOL = ("F64", "F32", "F16", "BF16"), ("BOOL",)
+INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
 
 class Checkpoint(NamedTuple):
@@ -55,16 +42,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     head = _first_bytes(path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         raise CheckpointError(f"{path}: this is an HDF5 file, and Keras weights are not supported yet")
-    if (
-        head[4:] == b"\0\0\0\0{"
-    ):  # eight bytes for the size of the header, below 100 MB; then the header, in JSON
+    if head[4:] == b"\0\0\0\0{":  # eight bytes give the size of the header (at most 100 MB), which is JSON
         return _read_safetensors(path)
     tree = read_torch(path)
     tensors = _find_state_dict(tree, MAX_WRAPPERS)
     if tensors is None:
-        raise CheckpointError(
-            f"{path}: no state dict of tensors only in this file, which holds {_contents(tree)}"
-        )
+        raise CheckpointError(f"{path}: there is no state dict in this file, which holds {_contents(tree)}")
     prefix = PREFIXES.match(os.path.commonprefix(list(tensors)))  # noqa: RUF071  # by character, as meant
     start = prefix.end() if prefix else 0
     return Checkpoint({name[start:]: tensor for name, tensor in tensors.items()}, {})
@@ -110,7 +93,7 @@ def _read_safetensors(path: str) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
                 dtype = file.get_slice(name).get_dtype()
-                if dtype not in SAFETENSORS_DTYPES:
+                if dtype not in FLOATS + INTEGERS + BOOL:
                     raise CheckpointError(f"{path}: tensor {name[:100]!r} has the unsupported dtype {dtype}")
                 tensors[name] = file.get_tensor(name)
             return Checkpoint(tensors, file.metadata() or {})

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, BinaryIO, TypeVar, cast
 
-MAX_OPCODES = (
-    2**22
-)  # half a million for 10,000 tensors; one can cost 200 bytes of memory and some microseconds
+MAX_OPCODES = 2**22  # 10,000 tensors take half a million; one takes some microseconds and up to 200 bytes
 MAX_LINE = 2**24  # protocol 0 ends arguments by a line end, of which a file of tensors may hold none
 COPY_SLACK = 2**20  # see `_Machine.charge`
 

@@ -1,0 +1,129 @@
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_net import TinyNet, random_batch
+
+from train.config import ConfigError
+from train.data import ArraySource, eval_batches
+from train.parallel import PARTITIONERS, check_batch_size
+from train.step import TrainState, init_state, make_eval_step, make_train_step
+
+SGD = optax.sgd(0.1, momentum=0.9)
+STATS = {"mean": (0.4,), "std": (0.3,)}
+BATCHES = [random_batch(seed) for seed in range(3)]
+
+
+@cache
+def new_state() -> TrainState:
+    return jax.device_get(jax.jit(partial(init_state, TinyNet(), SGD, 0, (8, 8, 1)))())
+
+
+def trained(parallel: str, num_devices: int, sync_batch_norm: bool = True) -> tuple[TrainState, list[Any]]:
+    """State and metrics of three steps."""
+    partitioner = PARTITIONERS[parallel](jax.devices()[:num_devices])
+    step = make_train_step(TinyNet(), SGD, seed=0, sync_batch_norm=sync_batch_norm, **STATS)
+    step = partitioner.compile_train(step)
+    state, metrics = partitioner.replicate(new_state()), []
+    for batch in BATCHES:
+        state, measured = step(state, partitioner.shard_batch(batch))
+        metrics.append(measured)
+    return jax.device_get((state, metrics))
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> tuple[TrainState, list[Any]]:
+    step = jax.jit(make_train_step(TinyNet(), SGD, seed=0, **STATS), static_argnames="axis_name")
+    state, metrics = new_state(), []
+    for batch in BATCHES:
+        state, measured = step(state, batch)
+        metrics.append(measured)
+    return jax.device_get((state, metrics))
+
+
+def assert_close(tree: Any, expected: Any) -> None:
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), tree, expected)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("parallel", PARTITIONERS)
+def test_three_steps_on_devices_equal_three_steps_on_one(
+    parallel: str, num_devices: int, on_one_device: tuple[TrainState, list[Any]]
+):
+    assert_close(trained(parallel, num_devices), on_one_device)
+
+
+def test_three_steps_under_vmap_equal_three_steps_on_one(on_one_device: tuple[TrainState, list[Any]]):
+    step = partial(make_train_step(TinyNet(), SGD, seed=0, **STATS), axis_name="data")
+    step = jax.jit(jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="data"))
+    state, metrics = new_state(), []
+    for batch in BATCHES:
+        state, measured = step(state, jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch))
+        metrics.append(measured)
+    assert_close((state, metrics), on_one_device)
+
+
+def test_per_device_batch_norm_differs_and_averages_the_statistics_of_the_devices(
+    on_one_device: tuple[TrainState, list[Any]],
+):
+    apart, _ = trained("pmap", 8, sync_batch_norm=False)
+    together, _ = on_one_device
+    differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), apart.params, together.params)
+    assert max(jax.tree.leaves(differences)) > 1e-4
+
+    partitioner = PARTITIONERS["pmap"]()
+    step = make_train_step(TinyNet(), SGD, seed=0, sync_batch_norm=False, **STATS)
+    state, _ = partitioner.compile_train(step)(
+        partitioner.replicate(new_state()), partitioner.shard_batch(BATCHES[0])
+    )
+    alone = jax.jit(make_train_step(TinyNet(), SGD, seed=0, **STATS), static_argnames="axis_name")
+    shares = [{name: x[4 * i : 4 * i + 4] for name, x in BATCHES[0].items()} for i in range(8)]
+    stats = [alone(new_state(), share)[0].batch_stats for share in shares]
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *stats)
+    assert_close(jax.device_get(state.batch_stats), mean)
+
+
+@pytest.mark.parametrize("parallel", PARTITIONERS)
+def test_every_step_donates_its_state(parallel: str):
+    partitioner = PARTITIONERS[parallel]()
+    step = partitioner.compile_train(make_train_step(TinyNet(), SGD, seed=0, **STATS))
+    state = partitioner.replicate(new_state())
+    for batch in BATCHES:
+        before = state
+        state, _ = step(state, partitioner.shard_batch(batch))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+        assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("batch_size", [8, 24, 64])
+@pytest.mark.parametrize("parallel", PARTITIONERS)
+def test_evaluation_counts_every_example_once(parallel: str, batch_size: int):
+    images = random_batch(5, 45)
+    source = ArraySource(images["image"], images["label"], tuple("0123456789"))
+    state = new_state()
+    eval_step = make_eval_step(TinyNet(), **STATS)
+    whole = jax.jit(eval_step, static_argnames="axis_name")(state.params, state.batch_stats, images)
+
+    partitioner = PARTITIONERS[parallel]()
+    eval_step = partitioner.compile_eval(eval_step)
+    state = partitioner.replicate(state)
+    sums = {name: jnp.float32(0) for name in whole}
+    for batch in eval_batches(source, batch_size=batch_size):
+        sums = jax.tree.map(
+            jnp.add, sums, eval_step(state.params, state.batch_stats, partitioner.shard_batch(batch))
+        )
+    assert sums["count"] == 45
+    assert sums["correct"] == whole["correct"]
+    assert float(sums["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-5)
+
+
+def test_batch_that_devices_cannot_share_is_refused_with_the_nearest_sizes():
+    check_batch_size(64, 8)
+    with pytest.raises(ConfigError, match="batch_size 100 does not give 8 devices .* such as 96 or 104"):
+        check_batch_size(100, 8)
+    with pytest.raises(ConfigError, match="such as 8$"):
+        check_batch_size(3, 8)

@@ -1,0 +1,153 @@
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from tiny_net import TinyNet, random_batch
+
+from train.losses import correct_sum, cross_entropy_sum
+from train.step import (
+    EVAL_METRICS,
+    TRAIN_METRICS,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    normalise,
+)
+
+SGD = optax.sgd(0.1)
+STATS = {"mean": (0.4,), "std": (0.3,)}
+
+
+@cache
+def new_state(model: nn.Module) -> TrainState:
+    return jax.jit(partial(init_state, model, SGD, 0, (8, 8, 1)))()
+
+
+def one_step(model: nn.Module, **options):
+    step = make_train_step(model, SGD, seed=0, **STATS, **options)
+    return jax.jit(step, static_argnames="axis_name")
+
+
+def test_label_smoothing_moves_its_share_to_all_classes():
+    logits = jnp.array([[2.0, 0.0, -1.0, 0.5]])
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[0]
+    expected = -(0.9 * log_probs[2] + 0.1 * log_probs.mean())
+    loss = cross_entropy_sum(logits, jnp.array([2]), jnp.ones(1), label_smoothing=0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_masked_examples_count_for_nothing():
+    logits, labels = jnp.eye(4) * 3, jnp.array([0, 1, 0, 3])
+    mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+    assert float(correct_sum(logits, labels, mask)) == 2
+    whole = cross_entropy_sum(logits[:3], labels[:3], jnp.ones(3))
+    np.testing.assert_allclose(cross_entropy_sum(logits, labels, mask), whole, rtol=1e-6)
+
+
+def test_normalise_takes_black_and_white_to_their_distance_from_the_mean():
+    images = jnp.array([0, 255], jnp.uint8).reshape(1, 1, 2, 1) * jnp.ones((1, 1, 1, 2), jnp.uint8)
+    expected = [[-0.5 / 0.25, -0.2 / 0.1], [0.5 / 0.25, 0.8 / 0.1]]
+    np.testing.assert_allclose(normalise(images, (0.5, 0.2), (0.25, 0.1))[0, 0], expected, rtol=1e-5)
+
+
+def test_metrics_are_sums_over_the_batch():
+    model = TinyNet()
+    state, batch = new_state(model), random_batch(0)
+    after, metrics = one_step(model)(state, batch)
+    assert set(metrics) == set(TRAIN_METRICS)
+    assert metrics["count"] == 32
+    assert metrics["steps"] == 1
+    assert metrics["nonfinite"] == 0
+    assert after.step == 1
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_grads(params):
+        images = normalise(batch["image"], **STATS)
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    value, grads = loss_and_grads(state.params)
+    np.testing.assert_allclose(metrics["loss"], 32 * value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-5)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after.params, expected)
+
+
+def test_a_network_without_batch_norm_or_axis_name_trains():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+            del train
+            return nn.Dense(10)(images.reshape(len(images), -1))
+
+    state, _ = one_step(Linear())(new_state(Linear()), random_batch(0))
+    assert state.batch_stats == {}
+
+
+def test_bfloat16_leaves_parameters_statistics_and_loss_in_float32():
+    model = TinyNet(dtype=jnp.bfloat16)
+    state, metrics = one_step(model)(new_state(model), random_batch(0))
+    leaves = jax.tree.leaves((state.params, state.batch_stats, metrics))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+def test_each_step_draws_its_own_dropout_and_a_repeated_step_the_same():
+    model = TinyNet(dropout_rate=0.5)
+    step, state, batch = one_step(model), new_state(model), random_batch(0)
+    first, again = step(state, batch), step(state, batch)
+    later = step(state._replace(step=jnp.int32(7)), batch)
+    assert first[1]["loss"] == again[1]["loss"]
+    assert first[1]["loss"] != later[1]["loss"]
+
+
+def shared_over(devices: int, model: nn.Module, batch):
+    """The state after one step over `devices`, each of which gets the same `batch`."""
+    step = partial(make_train_step(model, SGD, seed=3, sync_batch_norm=False, **STATS), axis_name="data")
+    batches = jax.tree.map(lambda x: jnp.stack([x] * devices), batch)
+    step = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="data", axis_size=devices)
+    return jax.jit(step)(new_state(model), batches)[0]
+
+
+def test_devices_draw_their_own_dropout_but_one_coin_for_a_block():
+    batch = random_batch(0)
+    # Equal batches and equal noise: eight devices do what one does. Dropout tells them apart, gates do not.
+    for model, equal in [(TinyNet(survival_prob=0.5), True), (TinyNet(dropout_rate=0.5), False)]:
+        one, eight = shared_over(1, model, batch), shared_over(8, model, batch)
+        close = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), one.params, eight.params)
+        assert all(jax.tree.leaves(close)) is equal
+
+
+def test_survival_prob_drops_the_block_in_some_steps():
+    model = TinyNet(survival_prob=0.5)
+    step, state, batch = one_step(model), new_state(model), random_batch(0)
+    losses = {float(step(state._replace(step=jnp.int32(k)), batch)[1]["loss"]) for k in range(8)}
+    assert len(losses) == 2  # kept, dropped
+
+
+def test_a_step_whose_loss_is_not_finite_says_so():
+    model = TinyNet()
+    state = new_state(model)
+    broken = jax.tree.map(lambda x: x * jnp.nan, state.params)
+    _, metrics = one_step(model)(state._replace(params=broken), random_batch(0))
+    assert metrics["nonfinite"] == 1
+
+
+def test_evaluation_counts_unmasked_examples_and_smooths_nothing():
+    model = TinyNet()
+    state, batch = new_state(model), random_batch(0)
+    eval_step = jax.jit(make_eval_step(model, **STATS))
+    whole = eval_step(state.params, state.batch_stats, batch)
+    assert set(whole) == set(EVAL_METRICS)
+    batch["mask"][10:] = 0
+    part = eval_step(state.params, state.batch_stats, batch)
+    first = {name: x[:10] for name, x in batch.items()}
+    expected = eval_step(state.params, state.batch_stats, first)
+    assert part["count"] == 10
+    assert part["correct"] == expected["correct"]
+    np.testing.assert_allclose(part["loss"], expected["loss"], rtol=1e-5)

@@ -1,0 +1,1 @@
+"""The trainer of flaxarch's networks: data, augmentation, optimisation, checkpoints and the loop."""

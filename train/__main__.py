@@ -1,0 +1,47 @@
+"""`python -m train`: flags to a run, errors to one sentence and an exit status."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import tyro
+from absl import logging
+
+from train.checkpoint import CheckpointError
+from train.config import Config, ConfigError
+from train.data import DataError
+from train.loop import TrainingError, train
+
+
+def main() -> int:
+    """0: trained or finished before; 1: the run broke off; 2: it cannot be run as asked; 130: interrupted."""
+    config = tyro.cli(Config, prog="python -m train")
+    logging.set_verbosity(logging.ERROR)  # Orbax and grain tell of their own doings
+    _set_up_compilation_cache(config.compilation_cache)
+    try:
+        train(config)
+    except (ConfigError, DataError) as error:
+        return _fail(error, 2)
+    except (TrainingError, CheckpointError, OSError) as error:  # OSError: a full disk, say
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues this run", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _set_up_compilation_cache(wanted: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", wanted)
+    if wanted and "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # which JAX reads by itself
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "flaxarch" / "xla"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""What a run is: one frozen dataclass, whose fields are the flags of `python -m train`."""
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message says what is wrong, and what would be right."""
+
+
+Schedule = Literal["constant", "step", "cosine", "linear", "one_cycle"]
+Augment = Literal["none", "crop", "crop_flip"]
+DType = Literal["float32", "bfloat16"]
+Parallel = Literal["pmap", "mesh"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a convolutional network. With no flags: a ResNet-20 on scikit-learn's digits, in about a minute.
+
+    The same command continues a run that was stopped, at any instant, to the same parameters bit for bit.
+    """
+
+    model: str = "resnet20"
+    """Name of the network, one of flaxarch.list_models()."""
+    survival_prob: float | None = None
+    """Stochastic depth: chance that the last residual block is kept in a step; None: the network's own."""
+    dtype: DType = "float32"
+    """Type of activations; parameters, batch statistics, logits and loss are float32 at either."""
+
+    data: str = "digits"
+    """Name of the data set, or of the form that its files have."""
+    data_dir: Path | None = None
+    """Where the files of the data set lie."""
+    image_size: int | None = None
+    """Height and width of the images in pixels; None: as they are."""
+    augment: Augment = "none"
+    """Training images: as they are; padded by 4 pixels and cropped; or that and mirrored half of the time."""
+    skip_unreadable: bool = False
+    """Leave out images that do not decode, and say how many, instead of stopping."""
+    workers: int = 0
+    """Processes that load and augment; 0: threads of this one. Changes no batch."""
+
+    epochs: int = 20
+    """Passes over the training images, each less the rest that does not fill a batch."""
+    steps: int | None = None
+    """Number of updates, in place of epochs."""
+    batch_size: int = 64
+    """Images in an update, over all devices and processes."""
+    learning_rate: float = 0.1
+    """Largest learning rate of the schedule."""
+    schedule: Schedule = "one_cycle"
+    """Rate after the warm-up: constant; divided by 10 at 50 % and 75 % of the steps; falling to 0 as a cosine
+    or a line; or torch's OneCycleLR."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the rate rises linearly to learning_rate; one_cycle has its own."""
+    momentum: float = 0.9
+    """Momentum of SGD, in torch's sense; 0: none."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: float = 5e-4
+    """Share of each kernel that is added to its gradient; biases and batch-norm parameters are left alone."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes, in training."""
+    seed: int = 0
+    """Of parameters, order of the images, augmentation, dropout and stochastic depth."""
+
+    parallel: Parallel = "pmap"
+    """How a step is spread over the devices: a program on each, or one program over a mesh of them."""
+    sync_batch_norm: bool = True
+    """Batch statistics of the whole batch; or (pmap only) of each device's share, averaged for testing."""
+
+    workdir: Path | None = None
+    """Folder for checkpoints, metrics and configuration; None: runs/MODEL-DATA."""
+    log_every: int = 50
+    """Steps between rows of training metrics; an epoch's end has one too."""
+    eval_every: int = 1
+    """Epochs between evaluations on the test images; the end of the run has one too."""
+    save_every: int | None = None
+    """Steps between checkpoints; None: one at each epoch's end. The end of the run has one too."""
+    compilation_cache: bool = True
+    """Keep compiled programs for the next start, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The working directory, absolute."""
+        return (self.workdir or Path("runs") / f"{self.model}-{self.data}").resolve()
+
+
+# May differ when a run is continued, for they change neither a parameter nor a row of metrics.
+_FREE = ("workdir", "workers", "save_every", "compilation_cache")
+
+_CHOICES = {"schedule": Schedule, "augment": Augment, "dtype": DType, "parallel": Parallel}
+
+# Lowest value, highest value; a bound in a tuple of its own is not reached.
+_RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
+    "survival_prob": ((0,), 1),
+    "image_size": (1, math.inf),
+    "workers": (0, math.inf),
+    "epochs": (1, math.inf),
+    "steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "learning_rate": ((0,), (math.inf,)),
+    "warmup_epochs": (0, (math.inf,)),
+    "momentum": (0, (1,)),
+    "weight_decay": (0, (math.inf,)),
+    "label_smoothing": (0, (1,)),
+    "seed": (0, 2**32 - 1),
+    "log_every": (1, math.inf),
+    "eval_every": (1, math.inf),
+    "save_every": (1, math.inf),
+}
+
+
+def validate(config: Config) -> None:
+    """ConfigError on the first field that no run could have, whatever its data and devices."""
+    for name, literal in _CHOICES.items():
+        value, choices = getattr(config, name), get_args(literal)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"{name} is {value!r}; did you mean {near[0]!r}? It is one of {', '.join(choices)}"
+            )
+    for name, bounds in _RANGES.items():
+        value = getattr(config, name)
+        if value is not None and not _within(value, *bounds):
+            raise ConfigError(f"{name} is {value}; it has to be {_range_words(*bounds)}")
+    if config.schedule == "one_cycle" and config.warmup_epochs:
+        raise ConfigError("schedule one_cycle has a warm-up of its own; warmup_epochs has to be 0 with it")
+    if config.parallel == "mesh" and not config.sync_batch_norm:
+        raise ConfigError(
+            "parallel mesh computes batch statistics over the whole batch; "
+            "for statistics of each device (sync_batch_norm off) use parallel pmap"
+        )
+
+
+def claim_workdir(config: Config, *, write: bool = True) -> None:
+    """Makes `config.run_dir` this run's folder, with its config.json in it, or finds that it is already.
+
+    Of several processes one writes.
+
+    Raises:
+        ConfigError: the folder holds another run. Nothing in it is changed then.
+    """
+    path = config.run_dir / "config.json"
+    mine = _as_json(config)
+    if path.exists():
+        differing = _differences(_read_json(path), mine)
+        if differing:
+            raise ConfigError(
+                f"{config.run_dir} holds a run of another configuration: {'; '.join(differing)}. "
+                "Choose another workdir, or continue that run with its own flags"
+            )
+        return
+    taken = [name for name in ("metrics.jsonl", "last", "best") if (config.run_dir / name).exists()]
+    if taken:
+        raise ConfigError(
+            f"{config.run_dir} holds {', '.join(taken)} but no config.json to tell which run they are of; "
+            "choose another workdir"
+        )
+    if not write:
+        return
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(mine, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"workdir {config.run_dir} cannot be written: {error.strerror}") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that, killed at any instant, it holds either its old text or all of the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _within(value: float, low: float | tuple[float], high: float | tuple[float]) -> bool:
+    above = value > low[0] if isinstance(low, tuple) else value >= low
+    below = value < high[0] if isinstance(high, tuple) else value <= high
+    return above and below
+
+
+def _range_words(low: float | tuple[float], high: float | tuple[float]) -> str:
+    words = f"above {low[0]}" if isinstance(low, tuple) else f"at least {low}"
+    if isinstance(high, tuple):
+        return f"{words} and finite" if math.isinf(high[0]) else f"{words} and below {high[0]}"
+    return words if math.isinf(high) else f"{words} and at most {high}"
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    fields = dataclasses.asdict(config)
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in fields.items()
+        if name != "workdir"  # so that the folder can be moved
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not JSON, so that the run there cannot be recognised: {error}"
+        ) from error
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"{path} does not hold a configuration; choose another workdir")
+    return theirs
+
+
+def _differences(theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    """A clause for each field that is not free and differs; a field that one side lacks has its default."""
+    defaults = _as_json(Config())
+    words = []
+    for name in sorted((theirs.keys() | mine.keys()) - set(_FREE)):
+        there, here = theirs.get(name, defaults.get(name)), mine.get(name)
+        if there != here:
+            words.append(f"{name} is {there} there and {here} here")
+    return words

@@ -1,0 +1,112 @@
+"""What a data set is to the trainer: two sources of examples, and the statistics that normalise pixels."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that cannot be read as asked; the message says what is wrong, where, and what would be right."""
+
+
+class Source(Protocol):
+    """Examples by index.
+
+    Sources never change, may be read by several threads at once, and can be sent to another process.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the labels."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to num_classes - 1."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C), the same for every image."""
+        ...
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The files that did not decode and were left out, by name."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples `indices` (n,): images uint8 (n, H, W, C) and labels int32 (n,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Examples held in memory: images uint8 (N, H, W, C), labels int32 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to num_classes - 1."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C), the same for every image."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples `indices` (n,): copies of their images and labels."""
+        return self.images[indices], self.labels[indices]
+
+
+class Dataset(NamedTuple):
+    """A training and a test source with the same classes and image shape.
+
+    `mean` and `std` are per channel, of pixels in [0, 1].
+    """
+
+    train: Source
+    test: Source
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def checked_labels(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
+    """`labels` as int32; DataError if one lies outside 0 to num_classes - 1."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if outside.size:
+        first = int(outside[0])
+        raise DataError(
+            f"{where}: label {labels[first]} of example {first} is out of range; "
+            f"labels are 0 to {num_classes - 1}"
+        )
+    return labels.astype(np.int32)
+
+
+def channel_stats(images: np.ndarray, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images (N, H, W, C), for pixels in [0, 1]."""
+    total = np.zeros(images.shape[-1])
+    squares = np.zeros(images.shape[-1])
+    for start in range(0, len(images), 1024):  # float64 copies of a part at a time
+        pixels = images[start : start + 1024].astype(np.float64)
+        total += pixels.sum(axis=(0, 1, 2))
+        squares += (pixels**2).sum(axis=(0, 1, 2))
+    count = images.size // images.shape[-1]
+    mean = total / count
+    variance = squares / count - mean**2  # sums of integers are exact, so nothing cancels
+    if (variance <= 0).any():
+        channel = int(np.argmin(variance))
+        raise DataError(f"{where}: channel {channel} has one value in all pixels and so cannot be normalised")
+    return tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist())

@@ -1,0 +1,272 @@
+"""A run from its configuration to its test accuracy: build, restore; then update, log, evaluate, save."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from rich.console import Console
+
+import flaxarch
+from train.augment import AUGMENTATIONS
+from train.checkpoint import Checkpoints, Snapshot
+from train.config import Config, ConfigError, claim_workdir, validate
+from train.data import Dataset, eval_batches, open_dataset, train_batches
+from train.optim import make_optimizer, make_schedule
+from train.parallel import PARTITIONERS, Partitioner, check_batch_size
+from train.report import Display, MetricsFile, Row, Stopwatch
+from train.step import (
+    EVAL_METRICS,
+    TRAIN_METRICS,
+    Metrics,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on. The message is one sentence."""
+
+
+class Run(NamedTuple):
+    """What a configuration stands for; nothing of it changes while the run goes on."""
+
+    data: Dataset
+    partitioner: Partitioner
+    schedule: optax.Schedule
+    new_state: Callable[[], TrainState]
+    train_step: Any  # compiled by the partitioner, as is eval_step
+    eval_step: Any
+    steps_per_epoch: int
+    total_steps: int
+
+
+def train(config: Config, console: Console | None = None) -> float:
+    """Trains as `config` says, or continues the run in its folder; returns the final test accuracy in [0, 1].
+
+    Raises:
+        ConfigError: the configuration does not fit itself, the devices, the data, the network or the folder.
+        DataError: the data cannot be read.
+        TrainingError: loss or gradient is no longer finite.
+        CheckpointError: the run has checkpoints, and none can be read.
+    """
+    run = build(config)
+    main = jax.process_index() == 0
+    claim_workdir(config, write=main)
+    console = console or Console(quiet=not main)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(closing(Checkpoints(config.run_dir, run.partitioner)))
+        snapshot = _restore(run, checkpoints, say)
+        state, sums, accuracy, best_accuracy, earlier_seconds = snapshot
+        start = int(state.step)
+        say(_headline(config, run, start))
+        if start >= run.total_steps:
+            return _report(config, accuracy, best_accuracy, say)
+
+        metrics_file = config.run_dir / "metrics.jsonl"
+        rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start)))
+        batches = stack.enter_context(closing(_train_batches(config, run, start)))
+        display = stack.enter_context(Display(console, start, run.total_steps, run.steps_per_epoch))
+        stopwatch = Stopwatch(config.batch_size)
+        began = time.perf_counter() - earlier_seconds
+
+        for step in range(start + 1, run.total_steps + 1):
+            state, metrics = run.train_step(state, run.partitioner.shard_batch(next(batches)))
+            sums = _add(sums, metrics)
+            stopwatch.step()
+            display.advance(step)
+            if step == start + 1:
+                jax.block_until_ready(sums)  # compiled by now; the stopwatch starts below
+
+            ends_epoch = step % run.steps_per_epoch == 0 or step == run.total_steps
+            if ends_epoch or step % config.log_every == 0:
+                measured = _to_host(sums, step)
+                stopwatch.stop()
+                row = _row("train", step, run, measured, time.perf_counter() - began)
+                row["grad_norm"] = measured["grad_norm"] / measured["steps"]
+                row["learning_rate"] = float(jnp.asarray(run.schedule(step - 1)))
+                row["images_per_second"] = stopwatch.lap()
+                rows.write(row)
+                display.train_row(row)
+                sums = _zeros(run, TRAIN_METRICS)
+
+            if step == run.total_steps or step % (config.eval_every * run.steps_per_epoch) == 0:
+                measured = _evaluate(config, run, state, step)
+                row = _row("eval", step, run, measured, time.perf_counter() - began)
+                rows.write(row)
+                display.eval_row(row)
+                accuracy = row["accuracy"]
+                if accuracy > best_accuracy:
+                    best_accuracy = accuracy
+                    checkpoints.save_best(state, accuracy)
+
+            if step == run.total_steps or step % (config.save_every or run.steps_per_epoch) == 0:
+                _to_host(sums, step)  # a state that is not finite is not worth keeping
+                rows.sync()
+                seconds = time.perf_counter() - began
+                checkpoints.save(Snapshot(state, sums, accuracy, best_accuracy, seconds))
+            stopwatch.start()
+    return _report(config, accuracy, best_accuracy, say)
+
+
+def build(config: Config) -> Run:
+    """Everything that a run needs, checked for fitting together. Writes nothing."""
+    validate(config)
+    partitioner = PARTITIONERS[config.parallel]()
+    check_batch_size(config.batch_size, partitioner.num_devices)
+    data = open_dataset(
+        config.data, config.data_dir, image_size=config.image_size, skip_unreadable=config.skip_unreadable
+    )
+    if config.batch_size > len(data.train):
+        raise ConfigError(
+            f"batch_size {config.batch_size} is above the {len(data.train)} training images; "
+            "an update takes a full batch"
+        )
+    steps_per_epoch = len(data.train) // config.batch_size  # the rest of an epoch is left out
+    total_steps = config.steps or config.epochs * steps_per_epoch
+
+    schedule = make_schedule(config, steps_per_epoch, total_steps)
+    tx = make_optimizer(config, schedule)
+    try:
+        model = _build_model(config, data.train.num_classes)
+        new_state = jax.jit(partial(init_state, model, tx, config.seed, data.train.image_shape))
+        jax.eval_shape(new_state)
+    except ValueError as error:  # flaxarch's: no such network, images that it cannot take
+        raise ConfigError(str(error)) from error
+    train_step = make_train_step(
+        model,
+        tx,
+        seed=config.seed,
+        mean=data.mean,
+        std=data.std,
+        label_smoothing=config.label_smoothing,
+        sync_batch_norm=config.sync_batch_norm,
+    )
+    return Run(
+        data,
+        partitioner,
+        schedule,
+        new_state,
+        partitioner.compile_train(train_step),
+        partitioner.compile_eval(make_eval_step(model, mean=data.mean, std=data.std)),
+        steps_per_epoch,
+        total_steps,
+    )
+
+
+def _build_model(config: Config, num_classes: int) -> nn.Module:
+    model = flaxarch.create(config.model, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
+    if config.survival_prob is None:
+        return model
+    if not hasattr(model, "survival_prob"):
+        raise ConfigError(f"survival_prob is for networks with residual blocks, which {config.model} has not")
+    return model.clone(survival_prob=config.survival_prob)
+
+
+def _restore(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Snapshot:
+    """Where the run stands: at its newest readable checkpoint or at the beginning."""
+    sums = _zeros(run, TRAIN_METRICS)
+    restored = checkpoints.restore_latest(jax.eval_shape(run.new_state), sums)
+    if restored is None:
+        state = run.partitioner.replicate(run.new_state())
+        return Snapshot(state, sums, accuracy=-1.0, best_accuracy=-1.0, seconds=0.0)
+    snapshot, remarks = restored
+    for remark in remarks:
+        say(remark)
+    return snapshot
+
+
+def _train_batches(config: Config, run: Run, start_step: int) -> Any:
+    return train_batches(
+        run.data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=AUGMENTATIONS[config.augment],
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.workers,
+    )
+
+
+def _evaluate(config: Config, run: Run, state: TrainState, step: int) -> dict[str, float]:
+    """EVAL_METRICS over all test images, each counted once."""
+    sums = _zeros(run, EVAL_METRICS)
+    batches = eval_batches(
+        run.data.test,
+        batch_size=config.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with closing(batches):
+        for batch in batches:
+            images = run.partitioner.shard_batch(batch)
+            sums = _add(sums, run.eval_step(state.params, state.batch_stats, images))
+    return _to_host(sums, step)
+
+
+@jax.jit
+def _add(sums: Metrics, metrics: Metrics) -> Metrics:
+    return jax.tree.map(jnp.add, sums, metrics)
+
+
+def _zeros(run: Run, names: tuple[str, ...]) -> Metrics:
+    return run.partitioner.replicate({name: jnp.float32(0) for name in names})
+
+
+def _to_host(sums: Metrics, step: int) -> dict[str, float]:
+    """Sums up to `step` as Python's floats; TrainingError where they are not finite."""
+    measured = {name: float(value) for name, value in jax.device_get(sums).items()}
+    if all(map(math.isfinite, measured.values())) and not measured.get("nonfinite"):
+        return measured
+    what, first = "the test loss", step
+    if "nonfinite" in measured:  # parameters never recover, so the bad steps are the latest
+        what, first = "loss or gradient", step - max(1, int(measured["nonfinite"])) + 1
+    raise TrainingError(
+        f"{what} is not finite at step {first}; the run's checkpoints are of steps before, "
+        "and a lower learning_rate may help (in another workdir)"
+    )
+
+
+def _row(kind: str, step: int, run: Run, measured: dict[str, float], seconds: float) -> Row:
+    return {
+        "kind": kind,
+        "step": step,
+        "epoch": round(step / run.steps_per_epoch, 4),
+        "loss": measured["loss"] / measured["count"],  # nats per image
+        "accuracy": measured["correct"] / measured["count"],
+        "seconds": round(seconds, 3),  # of the run so far, earlier sessions included
+    }
+
+
+def _headline(config: Config, run: Run, start: int) -> str:
+    train, test = run.data.train, run.data.test
+    left_out = [*train.unreadable, *test.unreadable]
+    lines = [
+        f"{config.model} on {config.data}: {len(train)} training and {len(test)} test images, "
+        f"{train.num_classes} classes, {run.partitioner.num_devices} {jax.default_backend()} device(s)"
+    ]
+    if left_out:
+        names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        lines.append(f"left out, for they cannot be read: {len(left_out)} image(s): {names}")
+    if start >= run.total_steps:
+        lines.append(f"this run is finished: {start} of {run.total_steps} steps are done")
+    elif start:
+        lines.append(f"continuing after step {start} of {run.total_steps}")
+    return "\n".join(lines)
+
+
+def _report(config: Config, accuracy: float, best_accuracy: float, say: Callable[[str], None]) -> float:
+    say(f"test accuracy {100 * accuracy:.2f} %, best {100 * best_accuracy:.2f} %")
+    say(f"checkpoints   {config.run_dir / 'last'} and {config.run_dir / 'best'}")
+    say(f"metrics       {config.run_dir / 'metrics.jsonl'}")
+    return accuracy

@@ -1,0 +1,179 @@
+"""Where a step runs: one program per device (`pmap`), or one program over a mesh of devices (`mesh`).
+
+Both take the same pure step and the same batches, and keep the state on every device; under `pmap` the step
+sees a share of the batch and an axis name, under `mesh` it sees the whole batch and the compiler splits it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.config import ConfigError, Parallel
+from train.step import EvalStep, TrainStep
+
+_AXIS = "data"
+
+
+class Partitioner(Protocol):
+    """A way to spread steps over devices."""
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all processes."""
+        ...
+
+    @property
+    def checkpoint_sharding(self) -> NamedSharding:
+        """Where a state lies that is read from a checkpoint: whole, on every device of every process."""
+        ...
+
+    def compile_train(self, train_step: TrainStep) -> Any:
+        """train_step(state, batch) -> (state, metrics) on sharded batches; it donates `state`."""
+        ...
+
+    def compile_eval(self, eval_step: EvalStep) -> Any:
+        """eval_step(params, batch_stats, batch) -> metrics on sharded batches."""
+        ...
+
+    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """This process's share of a batch, laid out over its devices."""
+        ...
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays that every process has computed for itself, on all devices that compiled steps want."""
+        ...
+
+    def to_global(self, tree: Any) -> Any:
+        """A state of compiled steps as arrays that span all processes, which checkpoints are made of."""
+        ...
+
+    def from_global(self, tree: Any) -> Any:
+        """A state from a checkpoint as compiled steps take it."""
+        ...
+
+
+class MeshPartitioner:
+    """jit over a one-dimensional mesh. Reductions, batch statistics among them, are over the global batch."""
+
+    def __init__(self, devices: Sequence[Any] | None = None) -> None:
+        mesh = Mesh(np.array(devices or jax.devices()), (_AXIS,))
+        self.num_devices = mesh.size
+        self.checkpoint_sharding = NamedSharding(mesh, PartitionSpec())
+        self._batch_sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+
+    def compile_train(self, train_step: TrainStep) -> Any:
+        """See `Partitioner`."""
+        whole = self.checkpoint_sharding
+        return jax.jit(
+            train_step,
+            in_shardings=(whole, self._batch_sharding),
+            out_shardings=whole,
+            donate_argnums=0,
+        )
+
+    def compile_eval(self, eval_step: EvalStep) -> Any:
+        """See `Partitioner`."""
+        whole = self.checkpoint_sharding
+        return jax.jit(eval_step, in_shardings=(whole, whole, self._batch_sharding), out_shardings=whole)
+
+    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """See `Partitioner`."""
+        place = partial(jax.make_array_from_process_local_data, self._batch_sharding)
+        return jax.tree.map(place, batch)
+
+    def replicate(self, tree: Any) -> Any:
+        """See `Partitioner`."""
+        return jax.device_put(tree, self.checkpoint_sharding)
+
+    def to_global(self, tree: Any) -> Any:
+        """See `Partitioner`."""
+        return tree
+
+    def from_global(self, tree: Any) -> Any:
+        """See `Partitioner`."""
+        return tree
+
+
+class PmapPartitioner:
+    """pmap with a state that has no device axis.
+
+    The state is put on every device beforehand: pmap donates it only where it need not be moved.
+    """
+
+    def __init__(self, devices: Sequence[Any] | None = None) -> None:
+        self._devices = list(devices or jax.devices())
+        local = [device for device in self._devices if device.process_index == jax.process_index()]
+        local_mesh = Mesh(np.array(local), (_AXIS,))
+        self.num_devices = len(self._devices)
+        self._num_local = len(local)
+        self._global_mesh = Mesh(np.array(self._devices), (_AXIS,))
+        self.checkpoint_sharding = NamedSharding(self._global_mesh, PartitionSpec())
+        self._state_sharding = NamedSharding(local_mesh, PartitionSpec())
+        self._batch_sharding = NamedSharding(local_mesh, PartitionSpec(_AXIS))
+
+    def compile_train(self, train_step: TrainStep) -> Any:
+        """See `Partitioner`."""
+        return jax.pmap(
+            partial(train_step, axis_name=_AXIS),
+            _AXIS,
+            in_axes=(None, 0),
+            out_axes=None,  # pyright: ignore[reportArgumentType]  # as in_axes, but annotated otherwise
+            devices=self._devices,
+            donate_argnums=0,
+        )
+
+    def compile_eval(self, eval_step: EvalStep) -> Any:
+        """See `Partitioner`."""
+        return jax.pmap(
+            partial(eval_step, axis_name=_AXIS),
+            _AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,  # pyright: ignore[reportArgumentType]
+            devices=self._devices,
+        )
+
+    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """See `Partitioner`. (N, ...) -> (local devices, N / local devices, ...)."""
+
+        def place(x: np.ndarray) -> jax.Array:
+            return jax.device_put(x.reshape(self._num_local, -1, *x.shape[1:]), self._batch_sharding)
+
+        return jax.tree.map(place, batch)
+
+    def replicate(self, tree: Any) -> Any:
+        """See `Partitioner`."""
+        return jax.device_put(tree, self._state_sharding)
+
+    def to_global(self, tree: Any) -> Any:
+        """See `Partitioner`. pmap's results know the devices of their own process only."""
+        if jax.process_count() == 1:
+            return tree
+        return multihost_utils.host_local_array_to_global_array(tree, self._global_mesh, PartitionSpec())
+
+    def from_global(self, tree: Any) -> Any:
+        """See `Partitioner`."""
+        if jax.process_count() > 1:
+            tree = multihost_utils.global_array_to_host_local_array(tree, self._global_mesh, PartitionSpec())
+        return self.replicate(tree)
+
+
+PARTITIONERS: dict[Parallel, type[PmapPartitioner] | type[MeshPartitioner]] = {
+    "pmap": PmapPartitioner,
+    "mesh": MeshPartitioner,
+}
+
+
+def check_batch_size(batch_size: int, num_devices: int) -> None:
+    """ConfigError if the devices cannot share a batch equally."""
+    if batch_size % num_devices:
+        below = batch_size // num_devices * num_devices
+        near = " or ".join(str(size) for size in (below, below + num_devices) if size)
+        raise ConfigError(
+            f"batch_size {batch_size} does not give {num_devices} devices equal shares; "
+            f"it has to be a multiple of {num_devices}, such as {near}"
+        )

@@ -1,0 +1,160 @@
+"""The training and the evaluation step: pure functions of arrays, the same on one device and on many.
+
+With `axis_name` a step is one device's part of a larger step: its batch is that device's share, and sums over
+the axis make loss, gradients and metrics those of the whole batch. Without it the batch is whole.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+import flaxarch
+from train.losses import correct_sum, cross_entropy_sum
+
+Batch = dict[str, Any]  # image uint8 (N, H, W, C), label int32 (N,), mask float32 (N,)
+Metrics = dict[str, jax.Array]  # float32 scalars that may be added up over steps
+
+EVAL_METRICS = ("loss", "correct", "count")  # sums over examples
+TRAIN_METRICS = (*EVAL_METRICS, "grad_norm", "steps", "nonfinite")  # the last three are sums over steps
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: jax.Array  # updates made
+    params: Any
+    batch_stats: Any  # {} for families without BatchNorm
+    opt_state: optax.OptState
+
+
+class TrainStep(Protocol):
+    """Makes one update."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """The state after the update, and TRAIN_METRICS of the whole batch."""
+        ...
+
+
+class EvalStep(Protocol):
+    """Measures one batch."""
+
+    def __call__(self, params: Any, batch_stats: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """EVAL_METRICS of the whole batch."""
+        ...
+
+
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, seed: int, image_shape: Sequence[int]
+) -> TrainState:
+    """The state before the first update."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
+    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    label_smoothing: float = 0.0,
+    sync_batch_norm: bool = True,
+) -> TrainStep:
+    """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
+
+    The metrics are TRAIN_METRICS; `nonfinite` is 1 for a step whose loss or gradient is not finite.
+
+    Args:
+        model: network whose BatchNorms take `axis_name`, if it has any.
+        tx: turns gradients into updates.
+        seed: of dropout and stochastic depth.
+        mean: of each channel, of pixels in [0, 1].
+        std: likewise.
+        label_smoothing: share of the target spread evenly over all classes.
+        sync_batch_norm: statistics of the whole batch; otherwise of each device's share, and the running
+            statistics are the mean over devices.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]:
+        gates_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        net = model
+        if axis_name is not None:
+            # Units are dropped by each device for itself, blocks by all at once: they may hold collectives.
+            dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
+            if sync_batch_norm and hasattr(model, "axis_name"):
+                net = model.clone(axis_name=axis_name)
+        total = _sum_over(axis_name)
+
+        images = normalise(batch["image"], mean, std)
+        labels, mask = batch["label"], batch["mask"]
+        count = total(mask.sum())
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            logits, updated = net.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key, "gates": gates_key},
+            )
+            loss = cross_entropy_sum(logits, labels, mask, label_smoothing) / jnp.maximum(count, 1)
+            return loss, (logits, updated.get("batch_stats", {}))
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        loss, grads = total((loss, grads))
+        if axis_name is not None and not sync_batch_norm:
+            batch_stats = lax.pmean(batch_stats, axis_name)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        grad_norm = optax.tree.norm(grads)
+        metrics = {
+            "loss": loss * count,
+            "correct": total(correct_sum(logits, labels, mask)),
+            "count": count,
+            "grad_norm": grad_norm,
+            "steps": jnp.float32(1),
+            "nonfinite": 1.0 - jnp.isfinite(loss + grad_norm),
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> EvalStep:
+    """Returns eval_step(params, batch_stats, batch, axis_name=None) -> EVAL_METRICS."""
+    apply = flaxarch.functional(model).apply
+
+    def eval_step(params: Any, batch_stats: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
+        logits, _ = apply(params, batch_stats, normalise(batch["image"], mean, std), train=False)
+        labels, mask = batch["label"], batch["mask"]
+        sums = {
+            "loss": cross_entropy_sum(logits, labels, mask),
+            "correct": correct_sum(logits, labels, mask),
+            "count": mask.sum(),
+        }
+        return _sum_over(axis_name)(sums)
+
+    return eval_step
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """uint8 (N, H, W, C) -> float32; `mean` and `std` are per channel, of pixels in [0, 1]."""
+    shape = (1, 1, 1, len(mean))
+    return (images / 255.0 - jnp.reshape(jnp.array(mean), shape)) / jnp.reshape(jnp.array(std), shape)
+
+
+def _sum_over(axis_name: str | None) -> Any:
+    return (lambda tree: tree) if axis_name is None else partial(lax.psum, axis_name=axis_name)
