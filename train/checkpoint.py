@@ -5,10 +5,13 @@ Orbax writes it under another name and renames it at the end.
 """
 
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from train.parallel import Partitioner
@@ -115,6 +118,8 @@ class Checkpoints:
         variables, training = jax.tree.map(
             here, (_variables(state), {"opt_state": state.opt_state, "sums": sums})
         )
+        hook = sys.unraisablehook
+        sys.unraisablehook = _without_stragglers(hook)  # and so it stays where `restore` raises
         found = self._last.restore(
             step,
             args=ocp.args.Composite(
@@ -123,6 +128,7 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
+        sys.unraisablehook = hook
         variables, training = self._partitioner.from_global((found["variables"], found["training"]))
         restored = TrainState(opt_state=training["opt_state"], **variables)
         return Snapshot(restored, training["sums"], **found["progress"])
@@ -145,11 +151,25 @@ def load_variables(folder: Path) -> dict[str, Any]:
     steps = [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal()]
     if not steps:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
-    path = folder.resolve() / str(max(steps)) / "variables"
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=jax.numpy.ndarray), tree)
-        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    path: Any = (
+        folder.resolve() / str(max(steps)) / "variables"
+    )  # Orbax wants its own kind of path, takes any
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
+    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _without_stragglers(hook: Callable[[Any], object]) -> Callable[[Any], None]:
+    """`hook` without the reads that are still under way when one of a checkpoint's reads fails.
+
+    They report, some time later, to an event loop that Orbax has closed by then.
+    """
+
+    def filtered(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return filtered
 
 
 def _variables(state: TrainState) -> dict[str, Any]:

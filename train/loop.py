@@ -168,7 +168,7 @@ def _build_model(config: Config, num_classes: int) -> nn.Module:
     if config.survival_prob is None:
         return model
     if not hasattr(model, "survival_prob"):
-        raise ConfigError(f"survival_prob is for networks with residual blocks, which {config.model} has not")
+        raise ConfigError(f"survival_prob is for networks with residual blocks; {config.model} has none")
     return model.clone(survival_prob=config.survival_prob)
 
 

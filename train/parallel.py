@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import ConfigError, Parallel
+from train.config import ConfigError
 from train.step import EvalStep, TrainStep
 
 _AXIS = "data"
@@ -162,7 +162,7 @@ class PmapPartitioner:
         return self.replicate(tree)
 
 
-PARTITIONERS: dict[Parallel, type[PmapPartitioner] | type[MeshPartitioner]] = {
+PARTITIONERS: dict[str, type[PmapPartitioner] | type[MeshPartitioner]] = {
     "pmap": PmapPartitioner,
     "mesh": MeshPartitioner,
 }

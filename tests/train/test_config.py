@@ -74,7 +74,7 @@ def test_workdir_of_another_config_is_refused_and_every_difference_named(tmp_pat
     claim_workdir(Config(workdir=tmp_path))
     written = (tmp_path / "config.json").read_bytes()
     other = Config(workdir=tmp_path, batch_size=32, seed=1, parallel="mesh")
-    with pytest.raises(ConfigError, match="batch_size is 64 there and 32 here; parallel is .*; seed is 0 there"):
+    with pytest.raises(ConfigError, match=r"batch_size is 64 there and 32 here; parallel is .*; seed is 0"):
         claim_workdir(other)
     assert (tmp_path / "config.json").read_bytes() == written
 
