@@ -1,4 +1,4 @@
-"""Checkpoints: readers that execute nothing, one table of rules per source, one strict loader, writing back."""
+"""Checkpoints: readers that execute nothing, a table of rules per source, one strict loader, writing back."""
 
 from flaxarch.convert.files import Checkpoint, read_checkpoint
 from flaxarch.convert.unpickle import CheckpointError

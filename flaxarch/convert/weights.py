@@ -54,8 +54,9 @@ def load(
         stacklevel=2,
     )
     model, head = model.clone(num_classes=num_classes), model.head
-    fresh, _ = functional(model).init(jax.random.key(0), _images(model, channels))
-    return model, variables | {"params": variables["params"] | {head: fresh[head]}}
+    images, init = _images(model, channels), functional(model).init
+    fresh = jax.jit(lambda key: init(key, images)[0][head])(jax.random.key(0))  # draws no other parameter
+    return model, variables | {"params": variables["params"] | {head: fresh}}
 
 
 def save(path: str | os.PathLike[str], model: Network, variables: dict[str, Any]) -> None:

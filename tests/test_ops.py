@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from flaxarch.ops import avg_pool, conv_general_dilated, global_avg_pool, max_pool, use_native_forms
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def both_forms(function: Callable[..., jax.Array], *args: jax.Array) -> list[Any]:
+    """Value and gradients, of a random weighting of the output, in the CPU's form and in lax's own."""
+    results = []
+    for native in (False, True):
+
+        def weighted(*args: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y = function(*args)
+            return (y * normal(9, y.shape)).sum(), y
+
+        with use_native_forms(native):
+            gradients, y = jax.grad(weighted, argnums=tuple(range(len(args))), has_aux=True)(*args)
+        results.append((y, gradients))
+    return results
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * float(jnp.abs(b).max() + 1))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "groups", "strides", "padding", "dilation"),
+    [
+        ((1, 1, 12, 8), 1, (1, 1), "VALID", (1, 1)),
+        ((1, 1, 12, 8), 1, (2, 2), "SAME", (1, 1)),
+        ((1, 1, 12, 8), 1, (2, 3), [(0, 0), (0, 0)], (1, 1)),
+        ((1, 1, 12, 8), 1, (1, 1), [(1, 1), (0, 1)], (1, 1)),  # padded: no matrix product
+        ((1, 1, 12, 8), 1, (1, 1), "VALID", (2, 2)),
+        ((3, 3, 12, 8), 1, (2, 2), [(1, 1), (1, 1)], (1, 1)),
+        ((3, 3, 3, 8), 4, (1, 1), [(1, 1), (1, 1)], (1, 1)),
+        ((3, 3, 1, 24), 12, (2, 2), [(1, 1), (0, 1)], (1, 1)),  # depthwise, two outputs a channel
+        ((3, 3, 6, 4), 2, (1, 1), [(2, 2), (2, 2)], (2, 2)),
+        ((1, 1, 4, 6), 3, (2, 2), "VALID", (1, 1)),
+    ],
+)
+def test_convolution_and_its_gradients_equal_lax(kernel, groups, strides, padding, dilation):
+    conv = partial(
+        conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        lhs_dilation=(1, 1),
+        rhs_dilation=dilation,
+        dimension_numbers=NHWC,
+        feature_group_count=groups,
+    )
+    ours, native = both_forms(conv, normal(0, (2, 9, 11, 12)), normal(1, kernel))
+    assert_close(ours, native)
+
+
+@pytest.mark.parametrize("groups", [2, 32, 48])
+def test_groups_are_merged_into_few_dense_convolutions(groups: int):
+    # 96 channels: 48 a group, over the limit, stay apart; 3 and 2 a group are merged.
+    conv = partial(
+        conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=NHWC,
+        feature_group_count=groups,
+    )
+    x, kernel = normal(0, (1, 5, 5, 96)), normal(1, (3, 3, 96 // groups, 96))
+    with use_native_forms(False):
+        jaxpr = jax.make_jaxpr(conv)(x, kernel)
+    convs = [eqn for eqn in jaxpr.eqns if eqn.primitive is lax.conv_general_dilated_p]
+    assert all(eqn.params["feature_group_count"] == 1 for eqn in convs)
+    assert len(convs) == {2: 2, 32: 4, 48: 3}[groups]
+    assert_close(*both_forms(conv, x, kernel))
+
+
+def test_other_layouts_are_left_to_lax():
+    conv = partial(
+        conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        feature_group_count=2,
+    )
+    ours, native = both_forms(conv, normal(0, (2, 4, 5, 6)), normal(1, (6, 2, 3, 3)))
+    chex.assert_trees_all_equal(ours, native)
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [
+        ((3, 3), (2, 2), 1),
+        ((2, 2), (2, 2), 0),
+        ((3, 3), (1, 1), 1),
+        ((3, 2), (2, 1), ((0, 1), (1, 0))),
+    ],
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool_and_its_gradient_equal_lax(window, strides, padding, ties: bool):
+    x = normal(0, (2, 10, 11, 5))
+    if ties:
+        x = jnp.round(jax.nn.relu(x))  # many windows whose maximum stands in several places
+    ours, native = both_forms(partial(max_pool, window_shape=window, strides=strides, padding=padding), x)
+    assert_close(ours, native)
+
+
+def test_max_pool_has_forward_derivatives_too():
+    x, direction = normal(0, (1, 6, 6, 3)), normal(1, (1, 6, 6, 3))
+    pool = partial(max_pool, window_shape=(2, 2), strides=(2, 2))
+    y, tangent = jax.jvp(pool, (x,), (direction,))
+    step = 1e-3
+    np.testing.assert_allclose(tangent, (pool(x + step * direction) - y) / step, atol=2e-3)
+
+
+def test_max_pool_pads_with_minus_infinity():
+    pooled = max_pool(-jnp.ones((1, 4, 4, 1)), (3, 3), (2, 2), padding=1)
+    chex.assert_trees_all_equal(pooled, -jnp.ones((1, 2, 2, 1)))
+
+
+def test_avg_pool_counts_padding_or_leaves_it_out():
+    x = jnp.ones((1, 3, 3, 1))
+    counted = avg_pool(x, (2, 2), (2, 2), padding=((0, 1), (0, 1)))
+    left_out = avg_pool(x, (2, 2), (2, 2), padding=((0, 1), (0, 1)), count_padding=False)
+    np.testing.assert_allclose(counted[0, :, :, 0], [[1, 0.5], [0.5, 0.25]])
+    np.testing.assert_allclose(left_out[0, :, :, 0], [[1, 1], [1, 1]])
+
+
+def test_global_avg_pool_is_the_mean_over_space():
+    x = normal(0, (2, 3, 5, 4))
+    np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean(axis=(1, 2)), rtol=1e-5)
