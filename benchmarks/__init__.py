@@ -1,0 +1,1 @@
+"""What was measured: results that runs have written, and the tables that are made of them."""

@@ -1,0 +1,89 @@
+"""Training runs that are kept: `benchmarks/results/NAME/`, and the README's table of them.
+
+    python -m benchmarks.runs keep WORKDIR NAME --hardware "2 CPU cores" [--remark "..."]
+    python -m benchmarks.runs table
+
+`keep` copies a finished run's configuration and metrics, with the versions of the libraries installed here.
+`table` writes the table between its marks in README.md.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from train.config import Config
+from train.report import read_rows
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+LIBRARIES = ("jax", "flax", "optax")
+MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- end of runs -->)", re.DOTALL)
+
+
+def keep(workdir: Path, name: str, hardware: str, remark: str) -> None:
+    """Copy what a run wrote, less its checkpoints."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("config.json", "metrics.jsonl"):
+        shutil.copyfile(workdir / file, folder / file)
+    versions = {library: version(library) for library in LIBRARIES}
+    about = {"hardware": hardware, "remark": remark, "versions": versions}
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def table() -> str:
+    """A row for each run: accuracy at the end, and what it took."""
+    lines = [
+        "| run | test accuracy after each epoch, % | images/s | hours | hardware | versions | flags |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(row(folder) for folder in sorted(RESULTS.glob("*/"))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def row(folder: Path) -> str:
+    """One run, from its files."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    rows = read_rows(folder / "metrics.jsonl")
+    curve = ", ".join(f"{100 * row['accuracy']:.2f}" for row in rows if row["kind"] == "eval")
+    rates = [row["images_per_second"] for row in rows if row.get("images_per_second")]
+    hours = rows[-1]["seconds"] / 3600
+    versions = ", ".join(f"{library} {number}" for library, number in about["versions"].items())
+    hardware = about["hardware"] + (f" ({about['remark']})" if about["remark"] else "")
+    name = f"{config['model']}, {folder.name}"
+    return f"| {name} | {curve} | {median(rates):.0f} | {hours:.2f} | {hardware} | {versions} | {flags(config)} |"
+
+
+def flags(config: dict[str, Any]) -> str:
+    """The flags of `python -m train` that differ from its defaults; where the data lay does not matter."""
+    defaults = vars(Config())
+    given = {
+        key: x for key, x in config.items() if x != defaults[key] and key not in ("data_dir", "save_every")
+    }
+    return " ".join(f"`--{key.replace('_', '-')} {x}`" for key, x in given.items())
+
+
+def main() -> None:
+    """Keep a run, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("workdir", type=Path)
+    keeping.add_argument("name")
+    keeping.add_argument("--hardware", required=True)
+    keeping.add_argument("--remark", default="")
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "keep":
+        keep(args.workdir, args.name, args.hardware, args.remark)
+    README.write_text(MARKS.sub(rf"\1{table()}\2", README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import runs
+
+
+def test_readme_holds_the_table_that_the_kept_runs_give():
+    readme = runs.README.read_text(encoding="utf-8")
+    assert runs.MARKS.sub(rf"\1{runs.table()}\2", readme) == readme
+
+
+def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    config = {"model": "resnet56", "data": "mnist", "data_dir": "here", "epochs": 2, "seed": 0}
+    rows = [
+        {"kind": "train", "step": 5, "images_per_second": 100.0, "seconds": 9.0},
+        {"kind": "eval", "step": 5, "accuracy": 0.5, "seconds": 10.0},
+        {"kind": "eval", "step": 10, "accuracy": 0.75, "seconds": 3600.0},
+    ]
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    runs.keep(workdir, "a-run", hardware="2 cores", remark="busy")
+    (row,) = [line for line in runs.table().splitlines() if "a-run" in line]
+    for part in ("resnet56, a-run", "50.00, 75.00", "| 100 | 1.00 |", "2 cores (busy)", "`--model resnet56`"):
+        assert part in row
+    assert "--data-dir" not in row
+    assert "--seed" not in row
