@@ -56,8 +56,8 @@ def row(folder: Path) -> str:
     hours = rows[-1]["seconds"] / 3600
     versions = ", ".join(f"{library} {number}" for library, number in about["versions"].items())
     hardware = about["hardware"] + (f" ({about['remark']})" if about["remark"] else "")
-    name = f"{config['model']}, {folder.name}"
-    return f"| {name} | {curve} | {median(rates):.0f} | {hours:.2f} | {hardware} | {versions} | {flags(config)} |"
+    name, rate = f"{config['model']}, {folder.name}", f"{median(rates):.0f}"
+    return f"| {name} | {curve} | {rate} | {hours:.2f} | {hardware} | {versions} | {flags(config)} |"
 
 
 def flags(config: dict[str, Any]) -> str:
