@@ -119,7 +119,7 @@ def test_export_of_an_import_is_bit_equal():
     exported = flaxarch.to_torch(model, variables)
     assert exported.keys() == tensors.keys()
     chex.assert_trees_all_equal(exported, tensors)
-    assert all(x.flags.c_contiguous for x in exported.values())
+    assert all(x.flags.c_contiguous and x.flags.writeable for x in exported.values())
 
 
 def test_head_of_another_width_is_kept_where_nobody_asks(tmp_path: Path):

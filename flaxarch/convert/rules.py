@@ -96,8 +96,8 @@ class Slot(NamedTuple):
         return tensor.transpose(np.argsort(self.axes))
 
     def to_source(self, leaf: Any) -> np.ndarray:
-        """Our leaf as the source holds it, contiguous."""
-        return np.ascontiguousarray(np.asarray(leaf).transpose(self.axes))
+        """Our leaf as the source holds it: a contiguous copy, which may be written to."""
+        return np.array(np.asarray(leaf).transpose(self.axes), order="C")
 
 
 def slots(variables: Any, rules: Rules) -> Iterator[Slot]:

@@ -17,7 +17,8 @@ from tests.golden.record import RECORDED
 from tests.models.parity import Filled, logits_error, sketch_errors
 
 NETWORKS = [name for library in RECORDED.values() for name in library]
-ROWS = [name for name in NETWORKS if name not in ("resnet50, output stride 8", "resnet50d")]
+CLONES = ("resnet50, output stride 8", "resnet50d")  # fields of ResNet that no row has
+ROWS = [name for name in NETWORKS if name not in CLONES]
 
 
 class Case:
@@ -38,6 +39,14 @@ each_network = pytest.mark.parametrize("case", NETWORKS, indirect=True)
 each_row = pytest.mark.parametrize("case", ROWS, indirect=True)
 
 
+def quick_form(case: Case) -> contextlib.AbstractContextManager[None]:
+    """The CPU's form of operations, but not for ResNeXt-50, whose 32 groups it takes a minute to compile.
+
+    ResNeXt-29, with 8 groups, does that form's gradients here, and `test_parity_live.py` those of all.
+    """
+    return use_native_forms(case.name == "resnext50_32x4d")
+
+
 @each_network
 def test_logits_equal_the_originals(case: Case):
     images = fill.images(*case.golden.images[0])
@@ -54,7 +63,8 @@ def test_logits_of_odd_sizes_equal_the_originals_in_lax_own_forms(case: Case):
 
 @each_row
 def test_float32_logits_equal_the_originals(case: Case):
-    found = case.ours.float32_logits(fill.images(*case.golden.images[1]))
+    with quick_form(case):
+        found = case.ours.float32_logits(fill.images(*case.golden.images[1]))
     assert found.dtype == np.float32
     assert logits_error(found, case.golden.evaluations[1].logits) < 1e-4
 
@@ -66,13 +76,14 @@ def test_activations_after_each_stage_equal_the_originals(case: Case):
     assert all(error < 1e-9 for error in errors.values()), errors
 
 
-@each_network
+@pytest.mark.parametrize(
+    "case",
+    [*ROWS, *(pytest.param(name, marks=pytest.mark.slow) for name in CLONES)],
+    indirect=True,
+)
 def test_a_training_step_equals_the_originals(case: Case):
     golden = case.golden
-    # The gradient of ResNeXt's groups in the CPU's form takes a minute to compile: ResNeXt-29 does it here,
-    # `test_parity_live.py` all.
-    form = contextlib.nullcontext() if case.name != "resnext50_32x4d" else use_native_forms(True)
-    with form:
+    with quick_form(case):
         found = case.ours.train(fill.images(*golden.batch), fill.labels(golden.batch[0], golden.num_classes))
     found = sketched(found)
     expected = golden.training
