@@ -117,6 +117,22 @@ def test_max_pool_and_its_gradient_equal_lax(window, strides, padding, ties: boo
     assert_close(ours, native)
 
 
+def test_max_pools_gradient_survives_compilation_with_what_comes_before():
+    # XLA computes the pool's input anew where it is cheap to, and may round it otherwise each time.
+    def loss(x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(
+            (x - x.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(x.var((0, 1, 2), keepdims=True)) * 1.3
+        )
+        y = max_pool(x, (3, 3), (2, 2), padding=1)
+        return (y * normal(9, y.shape)).sum()
+
+    gradients = []
+    for native in (False, True):
+        with use_native_forms(native):
+            gradients.append(jax.jit(jax.grad(loss))(normal(0, (4, 33, 33, 16))))
+    assert_close(*gradients)
+
+
 def test_max_pool_has_forward_derivatives_too():
     x, direction = normal(0, (1, 6, 6, 3)), normal(1, (1, 6, 6, 3))
     pool = partial(max_pool, window_shape=(2, 2), strides=(2, 2))
