@@ -26,14 +26,15 @@ MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- end of runs -->)", re.DOTALL)
 
 
 def keep(workdir: Path, name: str, hardware: str, remark: str) -> None:
-    """Copy what a run wrote, less its checkpoints."""
+    """Copy what a run wrote, less its checkpoints and where its data lay."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in ("config.json", "metrics.jsonl"):
-        shutil.copyfile(workdir / file, folder / file)
+    shutil.copyfile(workdir / "metrics.jsonl", folder / "metrics.jsonl")
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8")) | {"data_dir": None}
+    _write(folder / "config.json", config)
     versions = {library: version(library) for library in LIBRARIES}
     about = {"hardware": hardware, "remark": remark, "versions": versions}
-    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    _write(folder / "about.json", about)
 
 
 def table() -> str:
@@ -61,12 +62,14 @@ def row(folder: Path) -> str:
 
 
 def flags(config: dict[str, Any]) -> str:
-    """The flags of `python -m train` that differ from its defaults; where the data lay does not matter."""
+    """The flags of `python -m train` that differ from its defaults."""
     defaults = vars(Config())
-    given = {
-        key: x for key, x in config.items() if x != defaults[key] and key not in ("data_dir", "save_every")
-    }
+    given = {key: x for key, x in config.items() if x != defaults[key] and key != "save_every"}
     return " ".join(f"`--{key.replace('_', '-')} {x}`" for key, x in given.items())
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
