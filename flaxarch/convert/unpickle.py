@@ -8,6 +8,7 @@ The byte strings of Python 2 come out as latin-1 text, of which `.encode("latin-
 """
 
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import NoneType
@@ -33,14 +34,14 @@ class Global:
     make: Callable[..., Any] | None  # what is called in its place; None: referred to only, as a dtype is
 
 
-class Unbuilt:
+class Unbuilt(ABC):
     """Stands for an object whose pickle describes it only afterwards, by the opcode BUILD."""
 
     memo_index: int | None = None
 
+    @abstractmethod
     def build(self, state: Any) -> Any:
         """Returns the object itself."""
-        raise NotImplementedError
 
 
 def unpickle(
