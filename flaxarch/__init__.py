@@ -1,7 +1,8 @@
 """flaxarch: deep convolutional networks in JAX and Flax, numerically equal to the originals."""
 
+from flaxarch.analysis import cost
 from flaxarch.convert import load, save, to_torch
 from flaxarch.functional import features, functional
 from flaxarch.registry import create, list_models, published
 
-__all__ = ["create", "features", "functional", "list_models", "load", "published", "save", "to_torch"]
+__all__ = ["cost", "create", "features", "functional", "list_models", "load", "published", "save", "to_torch"]

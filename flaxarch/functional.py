@@ -23,10 +23,11 @@ def functional(model: nn.Module) -> Functional:
     init(key, images) -> (params, batch_stats): parameters, and batch-norm statistics, `{}` where there is no
     batch norm. Of `images` only the shape counts; it may be a `jax.ShapeDtypeStruct`.
 
-    apply(params, batch_stats, images, *, train, key=None, gates=None) -> (logits, batch_stats): `train=True`
-    normalises by the batch and returns statistics that have moved; with `train=False` they come back as they
-    were. `key` feeds dropout and stochastic depth. `gates`, for residual networks, multiply the branches:
-    (num_blocks,) or (num_blocks, N).
+    apply(params, batch_stats, images, *, train, key=None, gates=None, exits=None) -> (logits, batch_stats):
+    `train=True` normalises by the batch and returns statistics that have moved; with `train=False` they come
+    back as they were. `key` feeds dropout and stochastic depth. `gates`, for residual networks, multiply the
+    branches: (num_blocks,) or (num_blocks, N). `exits`, for networks with auxiliary heads: whether
+    (logits, aux_logits) come back in place of logits; None is in training only.
     """
 
     def init(key: jax.Array, images: jax.Array | jax.ShapeDtypeStruct) -> tuple[Params, BatchStats]:
@@ -42,9 +43,10 @@ def functional(model: nn.Module) -> Functional:
         train: bool,
         key: jax.Array | None = None,
         gates: jax.Array | None = None,
+        exits: bool | None = None,
     ) -> tuple[Any, BatchStats]:
         variables = {"params": params, "batch_stats": batch_stats}
-        given: dict[str, Any] = {} if gates is None else {"gates": gates}
+        given = {key: x for key, x in {"gates": gates, "exits": exits}.items() if x is not None}
         rngs: Any = None
         if key is not None:
             dropout, coins = jax.random.split(key)

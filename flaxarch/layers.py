@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import Initializer
+from jax import lax
 from jax.typing import DTypeLike
 
 from flaxarch import ops
@@ -20,15 +21,33 @@ ModuleDef = Callable[..., Any]  # a module class, with some of its fields bound 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def torch_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
-    """A dense layer that starts as torch's Linear: kernel and bias uniform within ±1 / sqrt(fan_in)."""
+# Uniform within ±1 / sqrt(fan_in): torch's default for convolutions and dense layers.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-    def bias_init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+
+def torch_bias(fan_in: int) -> Initializer:
+    """Uniform within ±1 / sqrt(fan_in): torch's default bias of a layer with so many inputs a unit."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
         bound = 1 / math.sqrt(fan_in)
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
+    return init
+
+
+def torch_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+    """A dense layer that starts as torch's Linear: kernel and bias uniform within ±1 / sqrt(fan_in)."""
+    return nn.Dense(features, kernel_init=torch_uniform, bias_init=torch_bias(fan_in), name=name)
+
+
+def normal_dense(std: float) -> Callable[..., nn.Dense]:
+    """Makes dense layers that start with a normal kernel of standard deviation `std`, and bias zero."""
+
+    def dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+        del fan_in
+        return nn.Dense(features, kernel_init=nn.initializers.normal(std), name=name)
+
+    return dense
 
 
 def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
@@ -40,7 +59,9 @@ def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
 class Network(nn.Module, kw_only=True):
     """What all networks here are: linen modules from images (N, H, W, C) to logits, with these fields.
 
-    `__call__(images, *, train)` returns float32 logits (N, num_classes), without softmax.
+    `__call__(images, *, train)` returns float32 logits (N, num_classes), without softmax. A network with
+    auxiliary heads takes `exits` too, and returns (logits, aux_logits) where it is true; None, its default,
+    is true in training only. `aux_logits` is a tuple, from the first exit to the last.
     """
 
     num_classes: int = 1000
@@ -48,6 +69,49 @@ class Network(nn.Module, kw_only=True):
     axis_name: str | None = None  # mapped axis of devices over which batch norm takes its statistics
 
     head: ClassVar[str]  # the module that gives the logits
+    aux_heads: ClassVar[tuple[str, ...]] = ()  # the modules that give the auxiliary logits, in that order
+    aux_weight: ClassVar[float] = 0.0  # in the training loss, of each auxiliary head's loss
+
+
+class Conv(nn.Conv):
+    """`nn.Conv` which, given another number of channels than its parameters have, says so in a sentence."""
+
+    torch_bias: bool = False  # the bias starts uniform within ±1 / sqrt(fan_in)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        if self.has_variable("params", "kernel"):
+            channels = self.get_variable("params", "kernel").shape[-2] * self.feature_group_count
+            if inputs.shape[-1] != channels:
+                raise ValueError(
+                    f"{'/'.join(self.path)} has parameters for {channels} channels and is given "
+                    f"{inputs.shape[-1]}: the images need as many channels as those of `init`"
+                )
+        return super().__call__(inputs)
+
+    def param(self, name: str, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if name == "bias" and self.torch_bias:
+            init_fn = torch_bias(math.prod(self.get_variable("params", "kernel").shape[:-1]))
+        return super().param(name, init_fn, *args, **kwargs)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm, activation: (N, H, W, C) -> (N, H / strides, W / strides, features)."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    conv: ModuleDef
+    norm: ModuleDef
+    strides: int = 1
+    padding: Any = 0  # as `nn.Conv` takes it
+    groups: int = 1
+    act: Callable[[jax.Array], jax.Array] | None = nn.relu  # None: none
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = partial(self.conv, padding=self.padding, feature_group_count=self.groups)
+        x = conv(self.features, self.kernel_size, (self.strides, self.strides), name="conv")(x)
+        x = self.norm(name="bn")(x)
+        return x if self.act is None else self.act(x)
 
 
 @dataclass(frozen=True)
@@ -60,16 +124,19 @@ class Conventions:
     epsilon: float = 1e-5
     momentum: float = 0.9
     conv_bias: bool = False
+    norm_scale: bool = True  # Keras's Inceptions have none
     kernel_init: Initializer = he_fan_out
+    torch_bias: bool = False  # a convolution's bias starts uniform within ±1 / sqrt(fan_in), not at zero
     dense: Callable[..., nn.Dense] = torch_dense
 
     def conv(self, dtype: DTypeLike) -> ModuleDef:
         """`nn.Conv` for these conventions; strided and padded uses state their padding."""
         return partial(
-            nn.Conv,
+            Conv,
             padding=0,
             use_bias=self.conv_bias,
             kernel_init=self.kernel_init,
+            torch_bias=self.torch_bias,
             dtype=dtype,
             conv_general_dilated=ops.conv_general_dilated,
         )
@@ -84,6 +151,7 @@ class Conventions:
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
+            use_scale=self.norm_scale,
             dtype=dtype,
             axis_name=axis_name,
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels in float32, and can go below zero
@@ -141,6 +209,18 @@ def block_gates(
             gates = jax.random.bernoulli(module.make_rng("gates"), gates)
         gates = gates.astype(dtype)
     return list(gates.reshape(num_blocks, -1, 1, 1, 1))
+
+
+def local_response_norm(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:
+    """x / (k + alpha * sum of squares over `size` neighbouring channels)^beta.
+
+    Krizhevsky et al. 2012, Sec. 3.3. The paper and TensorFlow do not divide alpha by `size`; Caffe and torch
+    do: give alpha / size for theirs.
+    """
+    before = size // 2
+    pads = ((0, 0), (0, 0), (0, 0), (before, size - 1 - before))
+    total = lax.reduce_window(x * x, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), pads)
+    return x * (k + alpha * total) ** -beta
 
 
 def tap(module: nn.Module, stride: int, x: jax.Array) -> None:

@@ -4,6 +4,7 @@ A table of rules names, for each leaf of the model, the one tensor that the sour
 export are both read off that table, so they are inverse to each other; `strict.py` makes the import total.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -59,13 +60,16 @@ class Rules(NamedTuple):
     """How one source names the tensors of one family.
 
     `modules` are substitutions, made in order, that turn our module's path, joined by "/", into the source's
-    name of that module. `dropped` are patterns of tensors that have no counterpart here, by rule.
+    name of that module. `dropped` are patterns of tensors that have no counterpart here, by rule. `flattened`
+    are patterns of our paths of convolutions over the whole map, such as VGG's fc6, which the source keeps as
+    dense layers of the flattened map: (classes, C * H * W) in torch, (H * W * C, classes) in Keras.
     """
 
     source: str
     layout: Layout
     modules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     dropped: tuple[str, ...] = ()
+    flattened: tuple[str, ...] = ()
 
     def drops(self, name: str) -> bool:
         """Whether a tensor has no counterpart here, by rule."""
@@ -85,19 +89,30 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
     name: str
     axes: tuple[int, ...]  # of ours, in the source's order
+    flattened: bool = False  # the source has all axes but that of the outputs in one
 
     @property
     def source_shape(self) -> tuple[int, ...]:
         """Shape of the tensor in the source."""
+        shape = self._ordered_shape
+        if not self.flattened:
+            return shape
+        outputs = self.shape[-1]
+        inputs = math.prod(shape) // outputs
+        return (outputs, inputs) if self.axes[0] == len(shape) - 1 else (inputs, outputs)
+
+    @property
+    def _ordered_shape(self) -> tuple[int, ...]:
         return tuple(self.shape[axis] for axis in self.axes)
 
     def from_source(self, tensor: np.ndarray) -> np.ndarray:
         """The source's tensor with its axes in our order; a view."""
-        return tensor.transpose(np.argsort(self.axes))
+        return tensor.reshape(self._ordered_shape).transpose(np.argsort(self.axes))
 
     def to_source(self, leaf: Any) -> np.ndarray:
         """Our leaf as the source holds it: a contiguous copy, which may be written to."""
-        return np.array(np.asarray(leaf).transpose(self.axes), order="C")
+        ordered = np.array(np.asarray(leaf).transpose(self.axes), order="C")
+        return ordered.reshape(self.source_shape)
 
 
 def slots(variables: Any, rules: Rules) -> Iterator[Slot]:
@@ -109,5 +124,7 @@ def slots(variables: Any, rules: Rules) -> Iterator[Slot]:
         kind = "norm." if path[1:-1] in norms else ""
         axes = rules.layout.axes[len(leaf.shape)] if path[-1] == "kernel" else tuple(range(len(leaf.shape)))
         tensor = rules.layout.names[kind + path[-1]]
-        name = rules.module("/".join(path[1:-1])) + rules.layout.separator + tensor
-        yield Slot(path, tuple(leaf.shape), name, axes)
+        module = "/".join(path[1:-1])
+        flattened = path[-1] == "kernel" and any(re.fullmatch(x, module) for x in rules.flattened)
+        name = rules.module(module) + rules.layout.separator + tensor
+        yield Slot(path, tuple(leaf.shape), name, axes, flattened)

@@ -1,6 +1,7 @@
 """Which rules read which family, and which rows a source has released."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flaxarch.convert import keras, torchvision
 from flaxarch.convert.rules import Rules
@@ -9,11 +10,19 @@ from flaxarch.models import resnet, wide_resnet
 
 
 class Source(NamedTuple):
-    """One table of rules, the family that it names, and the rows that its files are recognised as."""
+    """One table of rules, the family that it names, and the rows that its files are recognised as.
 
-    rules: Rules
+    Where names depend on more than the family, as the numbers of VGG's layers do, `rules` makes the table for
+    a model.
+    """
+
+    rules: Rules | Callable[[Any], Rules]
     family: type[Network]
     rows: tuple[str, ...] = ()
+
+    def rules_of(self, model: Network) -> Rules:
+        """The table for one model of the family."""
+        return self.rules if isinstance(self.rules, Rules) else self.rules(model)
 
 
 def _of(family_rows: dict, source: str) -> tuple[str, ...]:

@@ -86,8 +86,8 @@ def to_torch(model: Network, variables: dict[str, Any]) -> dict[str, np.ndarray]
     `torch.from_numpy` on each makes what torchvision's `load_state_dict(strict=True)` takes.
     """
     for source in SOURCES:
-        if isinstance(model, source.family) and source.rules.source == "torchvision":
-            return _export(model, variables, source.rules)
+        if isinstance(model, source.family) and source.rules_of(model).source == "torchvision":
+            return _export(model, variables, source.rules_of(model))
     raise ValueError(f"there are no torch names for {type(model).__name__}")
 
 
@@ -121,7 +121,8 @@ def _recognise(checkpoint: Checkpoint, what: str, name: str | None) -> tuple[Net
         if not sources:
             raise CheckpointError(f"there are no rules to read {name} from {what}")
         best = max(sources, key=lambda source: _names_in_common(checkpoint, name, source))
-        return _with_head_of(checkpoint, name, best), best.rules
+        model = _with_head_of(checkpoint, name, best)
+        return model, best.rules_of(model)
 
     fits = [
         (row, source) for source in SOURCES for row in source.rows if _count_fits(checkpoint, row, source)
@@ -132,42 +133,46 @@ def _recognise(checkpoint: Checkpoint, what: str, name: str | None) -> tuple[Net
         found = f"fits several rows, {rows}" if rows else "fits no row that a library released"
         raise CheckpointError(f"{what} {found}: say which network it is, load(path, name=...)")
     ((row, source),) = fits
-    return _with_head_of(checkpoint, row, source), source.rules
+    model = _with_head_of(checkpoint, row, source)
+    return model, source.rules_of(model)
 
 
-def _head(checkpoint: Checkpoint, source: Source) -> tuple[int, int] | None:
-    """(classes, features) of the head in the file, or None where the source's name for it is not there."""
-    layout, rules = source.rules.layout, source.rules
-    name = rules.module(source.family.head) + layout.separator + layout.names["kernel"]
-    kernel = checkpoint.tensors.get(name)
-    if kernel is None or kernel.ndim != 2:
+def _classes(checkpoint: Checkpoint, name: str, source: Source) -> int | None:
+    """Classes of the head in the file, or None where the source's name for it is not there."""
+    model = registry.create(name)
+    rules = source.rules_of(model)
+    layout = rules.layout
+    kernel = checkpoint.tensors.get(rules.module(model.head) + layout.separator + layout.names["kernel"])
+    if kernel is None or kernel.ndim not in layout.axes:
         return None
-    features, classes = np.transpose(kernel, np.argsort(layout.axes[2])).shape
-    return classes, features
+    return kernel.shape[np.argsort(layout.axes[kernel.ndim])[-1]]
 
 
 def _with_head_of(checkpoint: Checkpoint, name: str, source: Source) -> Network:
-    head = _head(checkpoint, source)
-    return registry.create(name, num_classes=head[0] if head else None)
+    return registry.create(name, num_classes=_classes(checkpoint, name, source))
 
 
 def _count_fits(checkpoint: Checkpoint, name: str, source: Source) -> bool:
-    """Whether the file has as many elements as the row with a head like the file's."""
-    head, row = _head(checkpoint, source), registry.published(name)
-    if head is None:
+    """Whether the file has as many elements as the row with heads like the file's."""
+    model, row = registry.create(name), registry.published(name)
+    classes, rules = _classes(checkpoint, name, source), source.rules_of(model)
+    if classes is None:
         return False
-    classes, features = head
-    expected = row.num_params + row.num_batch_stats + (classes - row.num_classes) * (features + 1)
-    return expected == sum(x.size for key, x in checkpoint.tensors.items() if not source.rules.drops(key))
+    heads = tuple(rules.module(head) + rules.layout.separator for head in (model.head, *model.aux_heads))
+    tensors = {key: x.size for key, x in checkpoint.tensors.items() if not rules.drops(key)}
+    per_class = sum(size for key, size in tensors.items() if key.startswith(heads)) // classes
+    expected = row.num_params + row.num_batch_stats + (classes - row.num_classes) * per_class
+    return expected == sum(tensors.values())
 
 
 def _source_shapes(checkpoint: Checkpoint, name: str, source: Source) -> dict[str, tuple[int, ...]]:
-    shapes = _shapes(_with_head_of(checkpoint, name, source))
-    return {slot.name: slot.source_shape for slot in slots(shapes, source.rules)}
+    model = _with_head_of(checkpoint, name, source)
+    return {slot.name: slot.source_shape for slot in slots(_shapes(model), source.rules_of(model))}
 
 
 def _shapes_fit(checkpoint: Checkpoint, name: str, source: Source) -> bool:
-    shapes = {key: x.shape for key, x in checkpoint.tensors.items() if not source.rules.drops(key)}
+    rules = source.rules_of(registry.create(name))
+    shapes = {key: x.shape for key, x in checkpoint.tensors.items() if not rules.drops(key)}
     return shapes == _source_shapes(checkpoint, name, source)
 
 

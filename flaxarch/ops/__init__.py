@@ -2,9 +2,10 @@
 
 from flaxarch.ops.conv import conv_general_dilated
 from flaxarch.ops.lowering import native_forms, use_native_forms
-from flaxarch.ops.pool import avg_pool, global_avg_pool, max_pool
+from flaxarch.ops.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
+    "adaptive_avg_pool",
     "avg_pool",
     "conv_general_dilated",
     "global_avg_pool",

@@ -4,22 +4,30 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from flaxarch.ops.lowering import native_forms
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
-Padding = int | Pads  # one number pads all four sides
+Padding = int | str | Pads  # one number pads all four sides; "SAME" and "VALID" are TensorFlow's
 
 
 def max_pool(
-    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], padding: Padding = 0
+    x: jax.Array,
+    window_shape: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Padding = 0,
+    *,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """Maximum over windows: (N, H, W, C) -> (N, H', W', C). Padding is -inf.
 
+    With `ceil_mode` a last window that the image does not fill counts too, as in torch and Caffe.
+
     Where several inputs of a window share the maximum, the first one, row by row, gets the gradient.
     """
-    pads = _pads(padding)
+    pads = _pads(x, window_shape, strides, padding, ceil_mode)
     if native_forms():
         return _reduce_max(x, window_shape, strides, pads)
     return _max_pool_cpu(x, window_shape, strides, pads)
@@ -32,13 +40,15 @@ def avg_pool(
     padding: Padding = 0,
     *,
     count_padding: bool = True,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """Mean over windows: (N, H, W, C) -> (N, H', W', C).
 
     Padded zeros count as torch and Caffe do, or with `count_padding=False` are left out of the mean as in
-    TensorFlow.
+    TensorFlow. What `ceil_mode` adds to the last window is left out only then: torch never counts it.
     """
-    windows, steps, pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *_pads(padding), (0, 0))
+    pads = _pads(x, window_shape, strides, padding, ceil_mode)
+    windows, steps, pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     total = lax.reduce_window(x, 0.0, lax.add, windows, steps, pads)
     if count_padding:
         return total / (window_shape[0] * window_shape[1])
@@ -51,8 +61,57 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean(axis=(1, 2))
 
 
-def _pads(padding: Padding) -> Pads:
-    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+def adaptive_avg_pool(x: jax.Array, output_size: tuple[int, int]) -> jax.Array:
+    """Mean over windows that share the image out: (N, H, W, C) -> (N, *output_size, C), of any H and W.
+
+    Window i of n covers rows floor(i H / n) to ceil((i + 1) H / n), as in torch.
+    """
+    if x.shape[1:3] == tuple(output_size):
+        return x
+    rows, columns = (
+        jnp.asarray(_windows(size, n), x.dtype) for size, n in zip(x.shape[1:3], output_size, strict=True)
+    )
+    return jnp.einsum("nhwc,ih,jw->nijc", x, rows, columns)
+
+
+def _windows(size: int, n: int) -> np.ndarray:
+    """The (n, size) matrix of means over n windows."""
+    weights = np.zeros((n, size))
+    for i in range(n):
+        first, end = i * size // n, -(-(i + 1) * size // n)
+        weights[i, first:end] = 1 / (end - first)
+    return weights
+
+
+def _pads(
+    x: jax.Array,
+    window_shape: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Padding,
+    ceil_mode: bool,
+) -> Pads:
+    if isinstance(padding, str):
+        top_bottom, left_right = lax.padtype_to_pads(x.shape[1:3], window_shape, strides, padding)
+    elif isinstance(padding, int):
+        top_bottom = left_right = (padding, padding)
+    else:
+        top_bottom, left_right = padding
+    if not ceil_mode:
+        return top_bottom, left_right
+    rows, columns = (
+        _ceil(*sizes)
+        for sizes in zip(x.shape[1:3], window_shape, strides, (top_bottom, left_right), strict=True)
+    )
+    return rows, columns
+
+
+def _ceil(size: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:
+    """Pads so that a last, partly filled window counts, if it starts inside the image or the first pad."""
+    before, after = pads
+    num_windows = -(-(size + before + after - window) // stride) + 1
+    if (num_windows - 1) * stride >= size + before:
+        num_windows -= 1
+    return before, max(after, (num_windows - 1) * stride + window - size - before)
 
 
 def _reduce_max(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.golden import fill
+from tests.golden.case import Case, Size
 from tests.golden.outputs import Evaluation, Training
 
 
@@ -14,9 +15,9 @@ class Golden(NamedTuple):
     """What a golden file says of one network; in place of tensors it has sketches, but whole logits."""
 
     shapes: dict[str, tuple[int, ...]]  # of all tensors in the source's checkpoint
-    images: list[tuple[int, int, int]]  # (N, H, W) of the evaluations
+    images: list[Size]  # of the evaluations
     evaluations: list[Evaluation]
-    batch: tuple[int, int, int]  # (N, H, W) of the training step
+    batch: Size  # of the training step
     num_classes: int
     training: Training
 
@@ -40,16 +41,18 @@ def write(
     file: Path,
     versions: str,
     shapes: dict[str, tuple[int, ...]],
-    case: dict[str, Any],
+    case: Case,
     evaluations: list[Evaluation],
     training: Training,
 ) -> None:
-    """Write the outputs of a library; `case` is a row of `record.RECORDED`."""
+    """Write the outputs of a library."""
     training = sketched(training)
     about = {
         "versions": versions,
         "shapes": shapes,
-        **case,
+        "num_classes": case.num_classes,
+        "evaluation": case.evaluation,
+        "training": case.training,
         "stages": list(evaluations[0].stages),
         "gradients": list(training.gradients),
         "statistics": list(training.statistics),
@@ -57,9 +60,11 @@ def write(
     arrays: dict[str, Any] = {"about": json.dumps(about), "loss": training.loss}
     for i, evaluation in enumerate(evaluations):
         arrays[f"logits{i}"] = evaluation.logits
-        arrays[f"stages{i}"] = np.stack(list(sketches(evaluation.stages).values()))
+        if case.stages:
+            arrays[f"stages{i}"] = np.stack(list(sketches(evaluation.stages).values()))
     arrays["gradients"] = np.stack(list(training.gradients.values()))
-    arrays["statistics"] = np.stack(list(training.statistics.values()))
+    if training.statistics:
+        arrays["statistics"] = np.stack(list(training.statistics.values()))
     np.savez_compressed(file, **arrays)
 
 
@@ -69,7 +74,7 @@ def read(name: str) -> Golden:
         about = json.loads(str(arrays["about"]))
 
         def named(kind: str, suffix: str = "") -> dict[str, np.ndarray]:
-            return dict(zip(about[kind], arrays[kind + suffix], strict=True))
+            return dict(zip(about[kind], arrays[kind + suffix], strict=True)) if about[kind] else {}
 
         return Golden(
             {key: tuple(shape) for key, shape in about["shapes"].items()},

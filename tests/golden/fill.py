@@ -46,9 +46,9 @@ def tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {name: tensor(name, tuple(shape)) for name, shape in shapes.items()}
 
 
-def images(num_images: int, height: int, width: int) -> np.ndarray:
-    """A batch (N, H, W, 3) of about the mean and the spread of normalised images."""
-    shape = (num_images, height, width, 3)
+def images(num_images: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """A batch (N, H, W, C) of about the mean and the spread of normalised images."""
+    shape = (num_images, height, width, channels)
     return uniform(f"images {shape}", shape, -2, 2)
 
 

@@ -1,12 +1,16 @@
 """Our networks under the weights of the golden files' formula, their outputs under the source's names.
 
 `python -m tests.models.parity` prints the table of differences: from the golden files, or with `--live`,
-where torch, torchvision and timm are installed, from those libraries and with all gradients in full.
+where the libraries are installed (torch, torchvision, timm; or Keras), from them, with all gradients in full.
 """
 
 import argparse
+import importlib
+import json
 import math
+import time
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,73 +19,47 @@ import numpy as np
 from flax import linen as nn
 
 import flaxarch
-from flaxarch.convert import keras, torchvision
 from flaxarch.convert import strict as strict_loader
 from flaxarch.convert.rules import TORCH, Rules, slots
 from flaxarch.layers import Network
-from flaxarch.models.resnet import avg_pool_projection, deep_stem
 from tests.golden import fill
+from tests.golden.families.every import CASES, GOLDEN
 from tests.golden.file import read, sketched
-from tests.golden.outputs import Training
-from tests.golden.record import RECORDED
+from tests.golden.outputs import Evaluation, Training
 
-# timm's ResNet-D: its stem is a Sequential, and in its shortcut's a pool comes first.
-TIMM_RESNET_D = Rules(
-    "timm",
-    TORCH,
-    (
-        (r"^conv1_(\d)", r"conv1.\1"),
-        (r"^layer(\d+)_(\d+)", r"layer\1.\2"),
-        (r"downsample_conv$", "downsample.1"),
-        (r"downsample_bn$", "downsample.2"),
-        (r"/", "."),
-    ),
-    torchvision.RESNET.dropped,
-)
-RESNET_D: dict[str, Any] = {"stem": deep_stem, "shortcut": avg_pool_projection}
-
-
-class Ours(NamedTuple):
-    """Our network for a name in `tests/golden`."""
-
-    row: str
-    fields: dict[str, Any] = {}  # in which it differs from the row  # noqa: RUF012
-    rules: Rules = torchvision.RESNET
-
-
-OURS = {
-    "resnet50, output stride 8": Ours("resnet50", {"output_stride": 8}),
-    "resnet50, output stride 16": Ours("resnet50", {"output_stride": 16}),
-    "resnet18d": Ours("resnet18", RESNET_D, TIMM_RESNET_D),
-    "resnet50d": Ours("resnet50", RESNET_D, TIMM_RESNET_D),
-    "resnet50_keras": Ours("resnet50_keras", rules=keras.RESNET),
-    # what is random in training cannot be compared
-    "resnet110_sd": Ours("resnet110_sd", {"survival_prob": 1.0}, torchvision.CIFAR_RESNET),
-    **{
-        name: Ours(name, rules=torchvision.CIFAR_RESNET)
-        for name in ("resnet20", "resnet20_b", "resnet110", "plain20")
-    },
-}
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "parity.json"
 
 
 class Filled:
     """Our network with the formula's weights, in float64: for use inside `jax.enable_x64(True)`."""
 
     def __init__(self, name: str, source_shapes: dict[str, tuple[int, ...]]):
-        ours = OURS.get(name, Ours(name))
-        self.rules = ours.rules
-        self.model: Network = flaxarch.create(ours.row, dtype=jnp.float64).clone(**ours.fields)
+        case = CASES[name]
+        network = flaxarch.create(case.row or name, num_classes=case.num_classes, dtype=jnp.float64)
+        self.model: Network = network.clone(**case.fields)
+        self.rules = case.rules if isinstance(case.rules, Rules) else case.rules(self.model)
         init, self.apply = flaxarch.functional(self.model)
-        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float64)
+        image = jax.ShapeDtypeStruct((1, *case.evaluation[0][1:], case.channels), jnp.float64)
         params, batch_stats = jax.eval_shape(init, jax.random.key(0), image)
         shapes = {"params": params, "batch_stats": batch_stats}
         filled = strict_loader.fill(shapes, fill.tensors(source_shapes), self.rules, what=name)
         self.params, self.batch_stats = filled["params"], filled["batch_stats"]
 
+    def evaluate(self, images: np.ndarray) -> Evaluation:
+        """Logits, and the feature pyramid as the libraries' networks give it: stride -> (N, C, H, W)."""
+
+        def evaluation(params, batch_stats, images):
+            variables = {"params": params, "batch_stats": batch_stats}
+            return self.model.apply(variables, images, train=False, mutable=["features"])
+
+        logits, taken = jax.jit(evaluation)(self.params, self.batch_stats, images)
+        maps = {key.removeprefix("stride"): x for key, x in taken.get("features", {}).items()}
+        maps = {stride: np.asarray(x).transpose(0, 3, 1, 2) for stride, x in maps.items()}
+        return Evaluation(np.asarray(logits), maps)
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits in evaluation."""
-        apply = jax.jit(partial(self.apply, train=False))
-        return np.asarray(apply(self.params, self.batch_stats, images)[0])
+        return self.evaluate(images).logits
 
     def float32_logits(self, images: np.ndarray) -> np.ndarray:
         """Logits in evaluation, all in float32, with no float64 in reach."""
@@ -90,20 +68,16 @@ class Filled:
             _, apply = flaxarch.functional(self.model.clone(dtype=jnp.float32))
             return np.asarray(jax.jit(partial(apply, train=False))(*float32)[0])
 
-    def stages(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Activations after each stage, (N, C, H, W); of networks without dilation."""
-        maps = jax.jit(flaxarch.features(self.model))(self.params, self.batch_stats, images)
-        first = 4 if 32 in maps else 1  # the map at stride 2 is the ImageNet stem's
-        after = [np.asarray(x).transpose(0, 3, 1, 2) for stride, x in maps.items() if stride >= first]
-        return {f"layer{i}": x for i, x in enumerate(after, start=1)}
-
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
         """One forward and backward pass in training mode; variances as the source keeps them."""
 
         def loss_fn(params):
-            logits, moved = self.apply(params, self.batch_stats, images, train=True)
-            log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
-            return -log_probs.mean(), moved
+            outputs, moved = self.apply(params, self.batch_stats, images, train=True)
+            logits, aux_logits = outputs if self.model.aux_heads else (outputs, ())
+            loss = _cross_entropy(logits, labels)
+            for aux in aux_logits:
+                loss += self.model.aux_weight * _cross_entropy(aux, labels)
+            return loss, moved
 
         (loss, moved), gradients = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(self.params)
         if self.rules.layout is TORCH:
@@ -149,6 +123,10 @@ class Filled:
         }
 
 
+def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+
+
 class Errors(NamedTuple):
     """How far a training step is from the source's, relative to the source's; the worst of all tensors."""
 
@@ -179,7 +157,7 @@ def sketch_errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray])
 
 def _over_norms(differences: dict[str, float], norms: dict[str, float]) -> dict[str, float]:
     # A gradient that is zero but for rounding, as of a bias ahead of batch norm, has no norm to speak of.
-    least = 1e-6 * max(norms.values())
+    least = 1e-6 * max(norms.values(), default=0)
     return {key: differences[key] / max(norms[key], least) for key in norms}
 
 
@@ -188,33 +166,53 @@ def training_errors(found: Training, expected: Training, errors: Any = tensor_er
     return Errors(
         abs(found.loss - expected.loss) / abs(expected.loss),
         max(errors(found.gradients, expected.gradients).values()),
-        max(errors(found.statistics, expected.statistics).values()),
+        max(errors(found.statistics, expected.statistics).values(), default=0.0),
     )
 
 
 def golden_errors(name: str) -> tuple[float, Errors]:
     """Of logits, at all recorded sizes, and of a training step, against the golden file."""
-    golden = read(name)
+    golden, channels = read(name), CASES[name].channels
     ours = Filled(name, golden.shapes)
     logits = max(
-        logits_error(ours.logits(fill.images(*size)), evaluation.logits)
+        logits_error(ours.logits(fill.images(*size, channels)), evaluation.logits)
         for size, evaluation in zip(golden.images, golden.evaluations, strict=True)
     )
-    training = ours.train(fill.images(*golden.batch), fill.labels(golden.batch[0], golden.num_classes))
-    return logits, training_errors(sketched(training), golden.training, sketch_errors)
+    images, labels = fill.images(*golden.batch, channels), fill.labels(golden.batch[0], golden.num_classes)
+    found = sketched(ours.train(images, labels))
+    return logits, training_errors(found, golden.training, sketch_errors)
 
 
 def live_errors(name: str) -> tuple[float, Errors]:
-    """The same against the library itself, at other sizes, and with all tensors in full."""
-    from tests.golden import torch_networks  # needs torch
+    """The same against the library itself, and with all tensors in full."""
+    case = CASES[name]
+    library = importlib.import_module(f"tests.golden.{case.library}")
+    ours = Filled(name, library.shapes(case))
+    logits = 0.0
+    for size in case.evaluation:
+        images = fill.images(*size, case.channels)
+        logits = max(logits, logits_error(ours.logits(images), library.evaluate(case, images).logits))
+    images, labels = (
+        fill.images(*case.training, case.channels),
+        fill.labels(case.training[0], case.num_classes),
+    )
+    return logits, training_errors(ours.train(images, labels), library.train(case, images, labels))
 
-    ours = Filled(name, torch_networks.shapes(name))
-    num_classes = ours.model.num_classes
-    images = fill.images(2, 35, 27) if num_classes == 10 else fill.images(1, 127, 101)
-    logits = logits_error(ours.logits(images), torch_networks.evaluate(name, images).logits)
-    images = fill.images(3, 33, 27) if num_classes == 10 else fill.images(3, 65, 71)
-    labels = fill.labels(3, num_classes)
-    return logits, training_errors(ours.train(images, labels), torch_networks.train(name, images, labels))
+
+def keep(name: str, logits: float, training: Errors, seconds: float) -> None:
+    """Write a live comparison where the table of all networks is made from."""
+    case = CASES[name]
+    library = importlib.import_module(f"tests.golden.{case.library}")
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    kept[name] = {
+        "row": case.row or name,
+        "versions": library.versions(),
+        "evaluation": case.evaluation,
+        "training": case.training,
+        "errors": {"logits": logits, **training._asdict()},
+        "seconds": round(seconds),
+    }
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -222,12 +220,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks; without any, all")
     parser.add_argument("--live", action="store_true", help="against the libraries, not the golden files")
+    parser.add_argument("--keep", action="store_true", help=f"with --live: write to {KEPT.name} too")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    print("| network | logits | loss | largest gradient difference | BN statistics |\n|---|---|---|---|---|")
-    for name in args.names or [name for library in RECORDED.values() for name in library]:
+    print("| network | logits | loss | largest gradient difference | BN statistics | seconds |")
+    print("|---|---|---|---|---|---|")
+    for name in args.names or (CASES if args.live else GOLDEN):
+        start = time.monotonic()
         logits, training = live_errors(name) if args.live else golden_errors(name)
-        print(f"| {name} | {logits:.1e} | " + " | ".join(f"{x:.1e}" for x in training) + " |", flush=True)
+        seconds = time.monotonic() - start
+        numbers = " | ".join(f"{x:.1e}" for x in (logits, *training))
+        print(f"| {name} | {numbers} | {seconds:.0f} |", flush=True)
+        if args.live and args.keep:
+            keep(name, logits, training, seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keras's networks, as `torch_networks.py` has torch's. Needs Keras, on its JAX backend."""
+"""Runs Keras's networks, as `torch_library.py` does torch's. Needs Keras, on its JAX backend."""
 
 import os
 
@@ -11,6 +11,7 @@ import numpy as np
 from keras.src.backend.common import dtypes  # pyright: ignore[reportMissingImports]
 
 from tests.golden import fill
+from tests.golden.case import Case
 from tests.golden.outputs import Evaluation, Training
 
 jax.config.update("jax_enable_x64", True)
@@ -18,40 +19,41 @@ keras.config.set_floatx("float64")
 # On backends other than TensorFlow's, Keras computes batch norm and means in float32 even so: not here.
 dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
-BUILDERS = {"resnet50_keras": keras.applications.ResNet50}
-STAGES = {f"layer{i}": f"conv{i + 1}_block{n}_out" for i, n in enumerate((3, 4, 6, 3), start=1)}
-
 
 def versions() -> str:
     return f"keras {keras.__version__}, jax {jax.__version__}"
 
 
-def filled(name: str, height: int, width: int) -> keras.Model:
-    """The network in float64, with the formula's tensors; Keras's heads take images of one size."""
-    build = BUILDERS[name]
-    network = build(weights=None, input_shape=(height, width, 3), classifier_activation=None)
+def filled(case: Case, height: int, width: int) -> keras.Model:
+    """The network in float64, with the formula's tensors, without dropout; its head takes one size."""
+    keras.backend.clear_session()  # numbers in the names of layers start anew
+    network = case.build(weights=None, input_shape=(height, width, case.channels), classifier_activation=None)
     for variable in network.weights:
         variable.assign(fill.tensor(variable.path, variable.shape))
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
     return network
 
 
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
+def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     """All weights of a network, by their paths."""
-    return {variable.path: tuple(variable.shape) for variable in filled(name, 32, 32).weights}
+    height, width = case.evaluation[0][1:3]
+    return {variable.path: tuple(variable.shape) for variable in filled(case, height, width).weights}
 
 
-def evaluate(name: str, images: np.ndarray) -> Evaluation:
+def evaluate(case: Case, images: np.ndarray) -> Evaluation:
     """Logits, and the activations after each stage (N, C, H, W)."""
-    network = filled(name, *images.shape[1:3])
-    outputs = [network.output, *(network.get_layer(layer).output for layer in STAGES.values())]
+    network = filled(case, *images.shape[1:3])
+    outputs = [network.output, *(network.get_layer(layer).output for layer in case.stages.values())]
     logits, *maps = keras.Model(network.input, outputs)(images, training=False)
     maps = [np.asarray(x).transpose(0, 3, 1, 2) for x in maps]
-    return Evaluation(np.asarray(logits), dict(zip(STAGES, maps, strict=True)))
+    return Evaluation(np.asarray(logits), dict(zip(map(str, case.stages), maps, strict=True)))
 
 
-def train(name: str, images: np.ndarray, labels: np.ndarray) -> Training:
+def train(case: Case, images: np.ndarray, labels: np.ndarray) -> Training:
     """One backward pass in training mode: loss, gradients, and where batch norm's statistics have moved."""
-    network = filled(name, *images.shape[1:3])
+    network = filled(case, *images.shape[1:3])
     fixed = [variable.value for variable in network.non_trainable_variables]
 
     def loss_fn(trainable):

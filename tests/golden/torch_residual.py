@@ -1,22 +1,15 @@
-"""The torch networks that ours are held against: torchvision's, timm's, and for CIFAR some after the papers.
+"""Residual networks in torch, after the papers, where no library has them: what ours are held against.
 
-Needs torch, torchvision and timm. The CIFAR modules share no code with flaxarch, and take their names of
-parameters from the checkpoints that are about (akamaster/pytorch_resnet_cifar10) or from torchvision.
+They share no code with flaxarch, and take their names of parameters from the checkpoints that are about
+(akamaster/pytorch_resnet_cifar10) or from torchvision.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-import timm  # pyright: ignore[reportMissingImports]
-import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 import torchvision  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
-
-from tests.golden import fill
-from tests.golden.outputs import Evaluation, Training
 
 
 def conv3x3(c_in: int, c_out: int, stride: int = 1, groups: int = 1) -> Any:
@@ -165,7 +158,8 @@ class PlainBlock(torchvision.models.resnet.BasicBlock):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-def plain(stage_sizes: list[int]) -> Any:
+def plain_resnet(stage_sizes: list[int]) -> Any:
+    """He et al. 2016, Table 1, without shortcuts."""
     network = torchvision.models.ResNet(PlainBlock, stage_sizes)
     for block in network.modules():
         if isinstance(block, PlainBlock):
@@ -173,82 +167,7 @@ def plain(stage_sizes: list[int]) -> Any:
     return network
 
 
-def dilated(output_stride: int) -> Any:
+def dilated_resnet50(output_stride: int) -> Any:
+    """torchvision's ResNet-50, dilated."""
     instead = {8: [False, True, True], 16: [False, False, True]}[output_stride]
     return torchvision.models.resnet50(replace_stride_with_dilation=instead)
-
-
-NETWORKS: dict[str, Callable[[], Any]] = {
-    **{
-        name: getattr(torchvision.models, name)
-        for name in (
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet152",
-            "resnext50_32x4d",
-            "resnext101_32x8d",
-            "resnext101_64x4d",
-            "wide_resnet50_2",
-            "wide_resnet101_2",
-        )
-    },
-    "plain18": partial(plain, [2, 2, 2, 2]),
-    "resnet50, output stride 8": partial(dilated, 8),
-    "resnet50, output stride 16": partial(dilated, 16),
-    "resnet50d": partial(timm.create_model, "resnet50d"),
-    "resnet18d": partial(timm.create_model, "resnet18d"),
-    "resnet20": partial(CifarResNet, 20),
-    "resnet20_b": partial(CifarResNet, 20, "B"),
-    "resnet110": partial(CifarResNet, 110),
-    "resnet110_sd": partial(CifarResNet, 110, "pool"),
-    "plain20": partial(CifarResNet, 20, "none"),
-    "wrn_16_4": partial(WideResNet, 16, 4),
-    "wrn_28_10": partial(WideResNet, 28, 10),
-    "resnext29_8x64d": partial(CifarResNext, 8, 64),
-}
-
-
-def versions() -> str:
-    return f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
-
-
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """All tensors of a network's state dict."""
-    with torch.device("meta"):
-        return {key: tuple(x.shape) for key, x in NETWORKS[name]().state_dict().items()}
-
-
-def filled(name: str) -> Any:
-    """The network in float64, with the formula's tensors."""
-    network = NETWORKS[name]().double()
-    tensors = fill.tensors({key: tuple(x.shape) for key, x in network.state_dict().items()})
-    network.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()})
-    return network
-
-
-def _nchw(images: np.ndarray) -> Any:
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-
-
-def evaluate(name: str, images: np.ndarray) -> Evaluation:
-    """Logits, and the activations after each stage (N, C, H, W)."""
-    network = filled(name).eval()
-    taken = {}
-    for module_name, module in network.named_children():
-        if module_name.startswith("layer"):
-            module.register_forward_hook(lambda _, __, x, key=module_name: taken.update({key: x.numpy()}))
-    with torch.no_grad():
-        logits = network(_nchw(images)).numpy()
-    return Evaluation(logits, taken)
-
-
-def train(name: str, images: np.ndarray, labels: np.ndarray) -> Training:
-    """One backward pass in training mode: loss, gradients, and where batch norm's statistics have moved."""
-    network = filled(name).train()
-    loss = F.cross_entropy(network(_nchw(images)), torch.from_numpy(labels).long())
-    loss.backward()
-    gradients = {key: p.grad.numpy() for key, p in network.named_parameters()}
-    statistics = {key: x.numpy() for key, x in network.named_buffers() if x.is_floating_point()}
-    return Training(loss.item(), gradients, statistics)
