@@ -72,7 +72,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
 
-    The metrics are TRAIN_METRICS; `nonfinite` is 1 for a step whose loss or gradient is not finite.
+    The metrics are TRAIN_METRICS; `nonfinite` is 1 for a step whose loss or gradient is not finite. The loss
+    of a network with auxiliary heads has theirs in it, each times the network's `aux_weight`.
 
     Args:
         model: network whose BatchNorms take `axis_name`, if it has any.
@@ -102,14 +103,18 @@ def make_train_step(
         count = total(mask.sum())
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, updated = net.apply(
+            outputs, updated = net.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key, "gates": gates_key},
             )
-            loss = cross_entropy_sum(logits, labels, mask, label_smoothing) / jnp.maximum(count, 1)
+            logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, ())
+            loss = cross_entropy_sum(logits, labels, mask, label_smoothing)
+            for aux in aux_logits:
+                loss += net.aux_weight * cross_entropy_sum(aux, labels, mask, label_smoothing)
+            loss /= jnp.maximum(count, 1)
             return loss, (logits, updated.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

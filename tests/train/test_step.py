@@ -1,4 +1,5 @@
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,18 @@ class NoisyNet(nn.Module):
             y = y * jax.random.bernoulli(self.make_rng("gates"), self.survival_prob)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x + y)
         return nn.Dense(10, name="fc")(x)
+
+
+class TwoExits(nn.Module):
+    """A dense layer, and an auxiliary head of the same inputs."""
+
+    aux_weight: float = 0.3
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array | tuple[jax.Array, tuple[jax.Array]]:
+        x = images.reshape(len(images), -1)
+        logits, aux = nn.Dense(10, name="fc")(x), nn.Dense(10, name="aux")(x)
+        return (logits, (aux,)) if train else logits
 
 
 @cache
@@ -164,3 +177,20 @@ def test_evaluation_counts_unmasked_examples_and_smooths_nothing():
     assert part["count"] == 10
     assert part["correct"] == expected["correct"]
     np.testing.assert_allclose(part["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_auxiliary_losses_count_with_the_weight_of_the_network():
+    model, batch = TwoExits(), random_batch(0)
+    state = new_state(TwoExits)
+    moved, metrics = one_step(model)(state, batch)
+
+    images = normalise(batch["image"], MEAN, STD)
+    outputs: Any = model.apply({"params": state.params}, images, train=True)
+    logits, (aux,) = outputs
+    sums = [cross_entropy_sum(x, batch["label"], batch["mask"]) for x in (logits, aux)]
+    np.testing.assert_allclose(metrics["loss"], sums[0] + 0.3 * sums[1], rtol=1e-5)
+    np.testing.assert_allclose(metrics["correct"], correct_sum(logits, batch["label"], batch["mask"]))
+
+    only_main, _ = one_step(TwoExits(aux_weight=0.0))(state, batch)
+    np.testing.assert_array_equal(only_main.params["aux"]["kernel"], state.params["aux"]["kernel"])
+    assert bool((moved.params["aux"]["kernel"] != state.params["aux"]["kernel"]).any())
