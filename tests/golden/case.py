@@ -39,6 +39,13 @@ class Case:
         """The module of this folder that runs it: `torch_library` or `keras_library`."""
         return "keras_library" if self.builder.startswith("keras") else "torch_library"
 
+    @property
+    def against(self) -> str:
+        """What the network is compared with, in words."""
+        package, _, name = self.builder.partition(":")
+        package = package.split(".")[0]
+        return "torch module" if package == "tests" else f"{package} `{name}`"
+
     def build(self, **kwargs: Any) -> Any:
         """The library's network, as its builder leaves it."""
         module, name = self.builder.split(":")

@@ -5,6 +5,7 @@ where the libraries are installed (torch, torchvision, timm; or Keras), from the
 """
 
 import argparse
+import fcntl
 import importlib
 import json
 import math
@@ -203,16 +204,21 @@ def keep(name: str, logits: float, training: Errors, seconds: float) -> None:
     """Write a live comparison where the table of all networks is made from."""
     case = CASES[name]
     library = importlib.import_module(f"tests.golden.{case.library}")
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    kept[name] = {
+    found = {
         "row": case.row or name,
+        "against": case.against,
         "versions": library.versions(),
         "evaluation": case.evaluation,
         "training": case.training,
         "errors": {"logits": logits, **training._asdict()},
         "seconds": round(seconds),
     }
-    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
+    with KEPT.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # several may run at once
+        file.seek(0)
+        kept = json.loads(file.read() or "{}") | {name: found}
+        file.truncate(0)
+        file.write(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 
 def main() -> None:
