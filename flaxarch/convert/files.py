@@ -1,8 +1,12 @@
 """Reads the named tensors of a checkpoint file, in whichever format its first bytes announce."""
 
+import importlib
+import json
 import os
 import re
 import stat
+import zipfile
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  # makes NumPy know the name "bfloat16", under which safetensors asks for it
@@ -33,7 +37,10 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a `.pth`, `.pt`, `.th`, `.pth.tar` or `.safetensors` file; the extension does not matter.
+    """Reads a file of torch, of Keras (`.h5`, `.weights.h5`, `.keras`) or a `.safetensors` file.
+
+    The first bytes tell which it is; the extension does not matter, but for a `.safetensors.index.json`,
+    which brings all the files that it names.
 
     In a torch file, this finds the state dict, at the top or under one of `WRAPPERS`, and takes the prefixes
     that all names have off them. Other entries, such as the optimizer's state, are left out.
@@ -41,7 +48,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = os.fspath(path)
     head = _first_bytes(path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        raise CheckpointError(f"{path}: this is an HDF5 file, and Keras weights are not supported yet")
+        return Checkpoint(_hdf5().read_hdf5(path), {})
+    if head.startswith(b"PK") and _is_keras_archive(path):
+        return Checkpoint(_hdf5().read_keras_archive(path), {})
+    if head.lstrip().startswith(b"{") and path.endswith(".json"):
+        return _read_index(path)
     if head[4:] == b"\0\0\0\0{":  # eight bytes give the size of the header (at most 100 MB), which is JSON
         return _read_safetensors(path)
     tree = read_torch(path)
@@ -66,6 +77,19 @@ def _first_bytes(path: str) -> bytes:
     if not head:
         raise CheckpointError(f"{path}: the file is empty")
     return head
+
+
+def _hdf5() -> ModuleType:
+    """The reader of Keras's files: h5py is imported only where there is one."""
+    return importlib.import_module("flaxarch.convert.hdf5")
+
+
+def _is_keras_archive(path: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "model.weights.h5" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
 def _find_state_dict(tree: Any, num_wrappers: int) -> dict[str, np.ndarray] | None:
@@ -99,3 +123,27 @@ def _read_safetensors(path: str) -> Checkpoint:
             return Checkpoint(tensors, file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_index(path: str) -> Checkpoint:
+    """All the tensors of a `.safetensors` file in parts, by the index beside them."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            names: dict[str, str] = json.load(file)["weight_map"]
+        shards = sorted(set(names.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        names, shards = {}, []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
+        raise CheckpointError(f"{path}: this is no index of safetensors files")
+    parts = {}
+    for shard in shards:
+        part = os.path.join(os.path.dirname(path), shard)
+        if os.path.basename(shard) != shard:
+            raise CheckpointError(f"{path}: {shard[:100]!r} is no name of a file beside it")
+        if not os.path.isfile(part):
+            raise CheckpointError(f"{path}: the part {shard} is missing")
+        parts[shard] = _read_safetensors(part).tensors
+    for name, shard in names.items():
+        if name not in parts[shard]:
+            raise CheckpointError(f"{path}: tensor {name[:100]!r} is not in {shard}")
+    return Checkpoint({name: parts[shard][name] for name, shard in names.items()}, {})

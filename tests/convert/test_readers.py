@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 
 import ml_dtypes
@@ -155,10 +156,6 @@ def test_damaged_safetensors_are_refused(file):
             read_checkpoint(file(flipped))
 
 
-def test_hdf5_files_are_told_to_be_keras_s(file):
-    assert "Keras" in refusal(file(b"\x89HDF\r\n\x1a\n" + bytes(100), "weights.h5"))
-
-
 def test_paths_that_are_no_checkpoint_end_in_one_sentence(file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
@@ -213,3 +210,39 @@ def test_files_of_torch_read_back_bit_equal(is_zip, tmp_path):
     )
     assert actual["bfloat16"].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(actual["bfloat16"].view(np.int16), bfloat16.view(torch.int16).numpy())
+
+
+# Safetensors in several files
+
+
+def sharded(folder, weight_map: dict[str, str]):
+    safetensors.numpy.save_file({"a": np.ones(2, np.float32)}, folder / "model-00001-of-00002.safetensors")
+    safetensors.numpy.save_file(
+        {"b": np.zeros((2, 3), np.float32)}, folder / "model-00002-of-00002.safetensors"
+    )
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {"total_size": 32}, "weight_map": weight_map}))
+    return path
+
+
+SHARDS = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+
+
+def test_an_index_brings_the_tensors_of_all_its_files(tmp_path):
+    expected = {"a": np.ones(2, np.float32), "b": np.zeros((2, 3), np.float32)}
+    assert_equal(read_checkpoint(sharded(tmp_path, SHARDS)).tensors, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "sentence"),
+    [
+        (SHARDS | {"c": SHARDS["a"]}, "'c' is not in model-00001-of-00002.safetensors"),
+        (SHARDS | {"b": "../b.safetensors"}, "is no name of a file beside it"),
+        (SHARDS | {"b": "absent.safetensors"}, "absent.safetensors is missing"),
+        ({"b": 3}, "is no index of safetensors files"),
+        ({}, "is no index of safetensors files"),
+    ],
+)
+def test_an_index_that_leads_astray_is_refused(weight_map, sentence: str, tmp_path):
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(sharded(tmp_path, weight_map))
