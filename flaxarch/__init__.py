@@ -3,6 +3,18 @@
 from flaxarch.analysis import cost
 from flaxarch.convert import load, save, to_torch
 from flaxarch.functional import features, functional
+from flaxarch.preprocess import preprocess
 from flaxarch.registry import create, list_models, published
 
-__all__ = ["cost", "create", "features", "functional", "list_models", "load", "published", "save", "to_torch"]
+__all__ = [
+    "cost",
+    "create",
+    "features",
+    "functional",
+    "list_models",
+    "load",
+    "preprocess",
+    "published",
+    "save",
+    "to_torch",
+]

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import jax
@@ -50,6 +51,12 @@ def normal_dense(std: float) -> Callable[..., nn.Dense]:
     return dense
 
 
+def uniform_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+    """A dense layer that starts with torch's uniform kernel, and bias zero: fb.resnet.torch and its kin."""
+    del fan_in
+    return nn.Dense(features, kernel_init=torch_uniform, name=name)
+
+
 def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
     """A dense layer that starts as Keras's Dense: Glorot uniform kernel, bias zero."""
     del fan_in
@@ -62,6 +69,7 @@ class Network(nn.Module, kw_only=True):
     `__call__(images, *, train)` returns float32 logits (N, num_classes), without softmax. A network with
     auxiliary heads takes `exits` too, and returns (logits, aux_logits) where it is true; None, its default,
     is true in training only. `aux_logits` is a tuple, from the first exit to the last.
+    Networks for segmentation, the U-Nets, return maps of logits (N, H', W', num_classes).
     """
 
     num_classes: int = 1000
@@ -112,6 +120,25 @@ class ConvNorm(nn.Module):
         x = conv(self.features, self.kernel_size, (self.strides, self.strides), name="conv")(x)
         x = self.norm(name="bn")(x)
         return x if self.act is None else self.act(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by what the whole image says of them: (N, H, W, C) -> (N, H, W, C).
+
+    Hu et al. 2018, Sec. 3 and Fig. 3, https://arxiv.org/abs/1709.01507. Both 1x1 convolutions have biases.
+    """
+
+    inner: int  # features between the two; C / 16 in the paper
+    conv: ModuleDef
+    act: Callable[[jax.Array], jax.Array] = nn.relu
+    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        s = x.mean(axis=(1, 2), keepdims=True)
+        s = self.act(self.conv(self.inner, (1, 1), use_bias=True, name="fc1")(s))
+        s = self.conv(x.shape[-1], (1, 1), use_bias=True, name="fc2")(s)
+        return x * self.gate(s)
 
 
 @dataclass(frozen=True)
@@ -223,13 +250,70 @@ def local_response_norm(x: jax.Array, size: int, alpha: float, beta: float, k: f
     return x * (k + alpha * total) ** -beta
 
 
+# Takes the feature maps of a network that runs inside another one: see `inner_pyramid`.
+_taker: ContextVar[Callable[[int, jax.Array], None] | None] = ContextVar("taker", default=None)
+
+
 def tap(module: nn.Module, stride: int, x: jax.Array) -> None:
     """Offer `x` as the network's feature map at `stride`; the last one offered at a stride stands.
 
     Costs nothing unless the collection "features" is asked for, as `flaxarch.features` does.
     """
-    if not module.is_initializing():
+    if (take := _taker.get()) is not None:
+        take(stride, x)
+    elif not module.is_initializing():
         module.sow("features", f"stride{stride}", x, reduce_fn=lambda _, new: new, init_fn=lambda: x)
+
+
+class _LastMapTaken(Exception):  # noqa: N818  # no error: ends a network's call where its pyramid ends
+    pass
+
+
+def inner_pyramid(
+    network: "Network", images: jax.Array, *, train: bool, gates: jax.Array | None = None
+) -> dict[int, jax.Array]:
+    """The feature pyramid {stride: map} of a network that is a module of another, as a U-Net's encoder is.
+
+    Its batch norms move and its dropout draws as in any module. What comes after its last map, the head,
+    neither runs nor has parameters. The maps are handed over while the network is traced: what a module
+    sows, only the caller of the outermost `apply` can read.
+    """
+    maps: dict[int, jax.Array] = {}
+    num_left = _num_taps(network.clone(parent=None, name=None), images.shape, images.dtype)
+
+    def take(stride: int, x: jax.Array) -> None:
+        nonlocal num_left
+        maps[stride] = x
+        num_left -= 1
+        if num_left == 0:
+            raise _LastMapTaken
+
+    given: dict[str, Any] = {} if gates is None else {"gates": gates}
+    if network.aux_heads:
+        given["exits"] = False
+    before = _taker.set(take)
+    try:
+        network(images, train=train, **given)
+    except _LastMapTaken:
+        pass
+    finally:
+        _taker.reset(before)
+    return maps
+
+
+@lru_cache(maxsize=64)
+def _num_taps(network: "Network", shape: tuple[int, ...], dtype: Any) -> int:
+    """How many feature maps a network offers; traces it, and computes nothing."""
+    strides: list[int] = []
+    before = _taker.set(lambda stride, _: strides.append(stride))
+    try:
+        images = jax.ShapeDtypeStruct(shape, dtype)
+        jax.eval_shape(partial(network.init, train=False), jax.random.key(0), images)
+    finally:
+        _taker.reset(before)
+    if not strides:
+        raise ValueError(f"{type(network).__name__} has no stages, so no feature pyramid")
+    return len(strides)
 
 
 def check_images(images: jax.Array, min_size: int, network: str) -> None:

@@ -1,11 +1,23 @@
 """A row of the registry: how to build one published network, and what was published about it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flaxarch.layers import Network
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# As Keras's `load_img` brings a picture to the input size: the whole of it, by the nearest pixels.
+KERAS_PICTURES: dict[str, Any] = {"resize": None, "interpolation": "nearest"}
+
+# What Caffe's networks expect, and Keras's "caffe" mode gives: BGR from 0 to 255, less the mean.
+CAFFE_IMAGES: dict[str, Any] = {
+    "mean": tuple(x / 255 for x in (103.939, 116.779, 123.68)),
+    "std": (1 / 255,) * 3,
+    "channels": "BGR",
+    **KERAS_PICTURES,
+}
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # over all training pixels
 
 
 class Variant(NamedTuple):
@@ -25,3 +37,7 @@ class Variant(NamedTuple):
     mean: tuple[float, ...] = IMAGENET_MEAN  # per channel, of pixels in [0, 1], in the order of `channels`
     std: tuple[float, ...] = IMAGENET_STD
     channels: str = "RGB"
+    resize: int | None = (
+        256  # pixels of a picture's shorter side, ahead of the crop; None: stretched, no crop
+    )
+    interpolation: str = "bilinear"  # or "bicubic", "nearest"

@@ -14,7 +14,7 @@ FLOORS = [
     ["benchmarks"],
     ["train"],
     ["flaxarch"],  # the public names
-    ["flaxarch.analysis", "flaxarch.convert"],
+    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.preprocess"],
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],
     ["flaxarch.variant"],

@@ -3,7 +3,9 @@
 6n + 2 layers: a 3x3 convolution, three stages of n basic blocks of 16, 32 and 64 features, a dense layer. The
 paper's shortcuts have no parameters (option A); many ports, and the rows `_b`, project (option B). Plain
 networks are the paper's controls. Stochastic depth (`_sd`): Huang et al. 2016, https://arxiv.org/abs/1603.09382.
-ResNeXt-29: Xie et al. 2017, Sec. 5.3, https://arxiv.org/abs/1611.05431.
+ResNeXt-29: Xie et al. 2017, Sec. 5.3, https://arxiv.org/abs/1611.05431. ResNet-8, in Keras, is the reference
+of MLPerf Tiny (Banbury et al. 2021, https://arxiv.org/abs/2106.07597): TensorFlow's padding, biases
+everywhere, bare 1x1 projections, epsilon 1e-3, and pixels in [0, 255].
 """
 
 from functools import partial
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import ModuleDef
+from flaxarch.layers import Conventions, ModuleDef, keras_dense
 from flaxarch.models.resnet import BasicBlock, Bottleneck, ResNet, Stem, halve, projection
 from flaxarch.variant import Variant
 
@@ -50,6 +52,12 @@ def avg_pool_pad(x: jax.Array, features: int, strides: int, conv: ModuleDef, nor
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
 
 
+def bare_projection(x: jax.Array, features: int, strides: int, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
+    """1x1 convolution without batch norm."""
+    del norm
+    return conv(features, (1, 1), (strides, strides), name="downsample_conv")(x)
+
+
 def _cifar_stem(network: ResNet, images: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
     """One 3x3 convolution, as wide as the first stage: (N, H, W, widths[0])."""
     x = conv(network.widths[0], (3, 3), padding=1, name="conv1")(images)
@@ -64,7 +72,7 @@ CifarResNet = partial(
 )
 
 _PROJECTIONS = (2_752, 192, 262_144)  # what option B adds: 1x1 from 16 to 32 features and from 32 to 64
-_row = partial(Variant, input_shape=(32, 32, 3), num_classes=10)
+_row = partial(Variant, input_shape=(32, 32, 3), num_classes=10, resize=32)
 
 # Parameters, batch statistics, multiply-accumulates, by arithmetic from Sec. 4.2 (the paper prints 0.27M,
 # 0.46M, 0.66M, 0.85M, 1.7M, 19.4M). The released weights were trained with ImageNet's mean and std.
@@ -83,6 +91,20 @@ def _resnext29(cardinality: int, base_width: int) -> partial[ResNet]:
     block = partial(Bottleneck, cardinality=cardinality, base_width=base_width)
     return partial(CifarResNet, (3, 3, 3), block=block, widths=(64, 128, 256), shortcut=projection)
 
+
+_tiny = partial(
+    CifarResNet,
+    (1, 1, 1),
+    block=partial(BasicBlock, same=True),
+    shortcut=bare_projection,
+    conventions=Conventions(
+        epsilon=1e-3,
+        momentum=0.99,
+        conv_bias=True,
+        kernel_init=nn.initializers.he_normal(),
+        dense=keras_dense,
+    ),
+)
 
 VARIANTS = {
     **{f"resnet{d}": _row(partial(CifarResNet, stage_sizes(d)), _HE, *n) for d, n in _DEPTHS.items()},
@@ -106,6 +128,9 @@ VARIANTS = {
         )
         for d in (110, 1202)
     },
+    "resnet8_keras": _row(
+        _tiny, "MLPerf Tiny 1.0, Keras", 78_186, 480, 12_501_632, mean=(0.0,) * 3, std=(1 / 255,) * 3
+    ),
     "resnext29_8x64d": _row(_resnext29(8, 64), _XIE, 34_426_698, 57_472, 5_387_266_048),
     "resnext29_16x64d": _row(_resnext29(16, 64), _XIE, 68_155_210, 100_480, 10_688_866_304),
 }

@@ -29,10 +29,12 @@ from flaxarch.layers import (
     tap,
 )
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.variant import Variant
+from flaxarch.variant import CAFFE_IMAGES, Variant
 
 # (x, features, strides, conv, norm) -> x as the residual sum needs it, where a block changes its shape
 Shortcut = Callable[[jax.Array, int, int, ModuleDef, ModuleDef], jax.Array]
+# (y, conv) -> the branch y with its channels weighted, as by squeeze-and-excitation
+Excite = Callable[[jax.Array, ModuleDef], jax.Array]
 
 
 def projection(x: jax.Array, features: int, strides: int, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
@@ -64,13 +66,16 @@ class BasicBlock(nn.Module):
     shortcut: Shortcut | None  # None: the plain network's two layers
     strides: int = 1
     dilation: tuple[int, int] = (1, 1)  # of the first 3x3, of the rest of the stage
+    excite: Excite | None = None  # of the branch, ahead of the sum
+    same: bool = False  # padding is TensorFlow's "SAME", which pads a stride of 2 behind only
 
     @nn.compact
     def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
         strides, (d1, d2) = (self.strides, self.strides), self.dilation
-        y = self.conv(self.features, (3, 3), strides, padding=d1, kernel_dilation=d1, name="conv1")(x)
+        pad1, pad2 = ("SAME", "SAME") if self.same else self.dilation
+        y = self.conv(self.features, (3, 3), strides, padding=pad1, kernel_dilation=d1, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
-        y = self.conv(self.features, (3, 3), padding=d2, kernel_dilation=d2, name="conv2")(y)
+        y = self.conv(self.features, (3, 3), padding=pad2, kernel_dilation=d2, name="conv2")(y)
         y = self.last_norm(name="bn2")(y)
         return _close(self, x, y, gate)
 
@@ -88,13 +93,15 @@ class Bottleneck(nn.Module):
     cardinality: int = 1  # ResNeXt: groups of the 3x3
     base_width: int = 64  # inner features of one group, in the stage of 64 features
     stride_first: bool = False  # v1: stride on the 1x1, not the 3x3
+    reduce_first: int = 1  # the first 1x1 has this many times fewer features than the 3x3
+    excite: Excite | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
         width = self.features * self.base_width // 64 * self.cardinality
         first, second = (self.strides, 1) if self.stride_first else (1, self.strides)
         d = self.dilation[0]
-        y = self.conv(width, (1, 1), (first, first), name="conv1")(x)
+        y = self.conv(width // self.reduce_first, (1, 1), (first, first), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y))
         conv2 = partial(self.conv, feature_group_count=self.cardinality, kernel_dilation=d)
         y = conv2(width, (3, 3), (second, second), padding=d, name="conv2")(y)
@@ -105,7 +112,9 @@ class Bottleneck(nn.Module):
 
 
 def _close(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """The end of a block, called inside it: shortcut, residual sum, ReLU."""
+    """The end of a block, called inside it: excitation, shortcut, residual sum, ReLU."""
+    if block.excite is not None:
+        y = block.excite(y, block.conv)
     if block.shortcut is None:
         return nn.relu(y)
     if block.strides != 1 or x.shape[-1] != y.shape[-1]:
@@ -121,28 +130,41 @@ class Stem:
     layers: Callable[[Any, jax.Array, ModuleDef, ModuleDef], jax.Array]  # (network, images, conv, norm)
 
 
-def _imagenet_stem(network: nn.Module, images: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
+def _pool_stem(network: nn.Module, x: jax.Array, ceil_mode: bool) -> jax.Array:
+    """3x3 max-pool with stride 2: padded, or in Caffe's manner not padded, with the last window cut."""
+    tap(network, 2, x)
+    return max_pool(x, (3, 3), (2, 2), padding=0 if ceil_mode else 1, ceil_mode=ceil_mode)
+
+
+def imagenet_layers(
+    network: nn.Module, images: jax.Array, conv: ModuleDef, norm: ModuleDef, ceil_mode: bool = False
+) -> jax.Array:
     """7x7 convolution with stride 2, 3x3 max-pool with stride 2 (Table 1): (N, H / 4, W / 4, 64)."""
     x = conv(64, (7, 7), (2, 2), padding=3, name="conv1")(images)
     x = nn.relu(norm(name="bn1")(x))
-    tap(network, 2, x)
-    return max_pool(x, (3, 3), (2, 2), padding=1)
+    return _pool_stem(network, x, ceil_mode)
 
 
-def _deep_stem(network: nn.Module, images: jax.Array, conv: ModuleDef, norm: ModuleDef) -> jax.Array:
-    """ResNet-D: three 3x3 convolutions, of 32, 32 and 64 features, for the 7x7 (names are timm's)."""
-    x = conv(32, (3, 3), (2, 2), padding=1, name="conv1_0")(images)
+def deep_layers(
+    network: nn.Module,
+    images: jax.Array,
+    conv: ModuleDef,
+    norm: ModuleDef,
+    widths: tuple[int, int, int] = (32, 32, 64),
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """ResNet-D: three 3x3 convolutions for the 7x7 (names are timm's): (N, H / 4, W / 4, widths[-1])."""
+    x = conv(widths[0], (3, 3), (2, 2), padding=1, name="conv1_0")(images)
     x = nn.relu(norm(name="conv1_1")(x))
-    x = conv(32, (3, 3), padding=1, name="conv1_3")(x)
+    x = conv(widths[1], (3, 3), padding=1, name="conv1_3")(x)
     x = nn.relu(norm(name="conv1_4")(x))
-    x = conv(64, (3, 3), padding=1, name="conv1_6")(x)
+    x = conv(widths[2], (3, 3), padding=1, name="conv1_6")(x)
     x = nn.relu(norm(name="bn1")(x))
-    tap(network, 2, x)
-    return max_pool(x, (3, 3), (2, 2), padding=1)
+    return _pool_stem(network, x, ceil_mode)
 
 
-imagenet_stem = Stem(4, _imagenet_stem)
-deep_stem = Stem(4, _deep_stem)
+imagenet_stem = Stem(4, imagenet_layers)
+deep_stem = Stem(4, deep_layers)
 
 
 class ResNet(Network):
@@ -161,6 +183,7 @@ class ResNet(Network):
     output_stride: int | None = None  # of the last stage; what is over it becomes dilation. None: no dilation
     zero_init_residual: bool = False  # each block starts as the identity (Goyal et al. 2017, Sec. 5.1)
     survival_prob: float = 1.0  # stochastic depth: chance that the last block is kept
+    dropout_rate: float = 0.0  # ahead of the dense layer
 
     head: ClassVar[str] = "fc"
 
@@ -210,6 +233,7 @@ class ResNet(Network):
             tap(self, stride, x)
 
         x = global_avg_pool(x)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")
         return dense(x)  # float32 logits at any dtype
 
@@ -235,11 +259,6 @@ def _resnext(cardinality: int, base_width: int) -> Callable[..., ResNet]:
 
 
 _TV, _HE, _K = "torchvision 0.29", "He et al. 2016, Table 1", "Keras 3.15"
-_CAFFE = {
-    "mean": tuple(x / 255 for x in (103.939, 116.779, 123.68)),
-    "std": (1 / 255,) * 3,
-    "channels": "BGR",
-}
 
 # Model, source, parameters, batch statistics, multiply-accumulates. Counted on the libraries' networks; v1
 # has torchvision's parameters and Keras's MACs, and plain is the ResNet less its three projections.
@@ -257,9 +276,11 @@ VARIANTS = {
     "resnet50_v1": Variant(partial(_v1, _50), _HE, 25_557_032, 53_120, 3_857_973_248),
     "resnet101_v1": Variant(partial(_v1, _101), _HE, 44_549_160, 105_344, 7_570_194_432),
     "resnet152_v1": Variant(partial(_v1, _152), _HE, 60_192_808, 151_424, 11_282_415_616),
-    "resnet50_keras": Variant(partial(_keras, _50), _K, 25_583_592, 53_120, 3_857_973_248, **_CAFFE),
-    "resnet101_keras": Variant(partial(_keras, _101), _K, 44_601_832, 105_344, 7_570_194_432, **_CAFFE),
-    "resnet152_keras": Variant(partial(_keras, _152), _K, 60_268_520, 151_424, 11_282_415_616, **_CAFFE),
+    "resnet50_keras": Variant(partial(_keras, _50), _K, 25_583_592, 53_120, 3_857_973_248, **CAFFE_IMAGES),
+    "resnet101_keras": Variant(partial(_keras, _101), _K, 44_601_832, 105_344, 7_570_194_432, **CAFFE_IMAGES),
+    "resnet152_keras": Variant(
+        partial(_keras, _152), _K, 60_268_520, 151_424, 11_282_415_616, **CAFFE_IMAGES
+    ),
     "plain18": Variant(partial(_plain, _18), _HE, 11_515_688, 7_808, 1_794_805_760),
     "plain34": Variant(partial(_plain, _34), _HE, 21_623_848, 15_232, 3_644_493_824),
 }

@@ -88,7 +88,9 @@ class WideResNet(Network):
         return dense(x)  # float32 logits at any dtype
 
 
-_row = partial(Variant, source="Zagoruyko & Komodakis 2016, Table 5", input_shape=(32, 32, 3), num_classes=10)
+_row = partial(
+    Variant, source="Zagoruyko & Komodakis 2016, Table 5", input_shape=(32, 32, 3), num_classes=10, resize=32
+)
 
 # Parameters, batch statistics, multiply-accumulates by arithmetic from Table 1 (the paper prints 2.8M, 11.0M,
 # 36.5M, 8.9M).
