@@ -155,6 +155,7 @@ class Conventions:
     kernel_init: Initializer = he_fan_out
     torch_bias: bool = False  # a convolution's bias starts uniform within ±1 / sqrt(fan_in), not at zero
     dense: Callable[..., nn.Dense] = torch_dense
+    frozen: bool = False  # batch norm by its running statistics in training too
 
     def conv(self, dtype: DTypeLike) -> ModuleDef:
         """`nn.Conv` for these conventions; strided and padded uses state their padding."""
@@ -175,7 +176,7 @@ class Conventions:
         """
         return partial(
             nn.BatchNorm,
-            use_running_average=not train,
+            use_running_average=self.frozen or not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
             use_scale=self.norm_scale,
@@ -265,7 +266,7 @@ def tap(module: nn.Module, stride: int, x: jax.Array) -> None:
         module.sow("features", f"stride{stride}", x, reduce_fn=lambda _, new: new, init_fn=lambda: x)
 
 
-class _LastMapTaken(Exception):  # noqa: N818  # no error: ends a network's call where its pyramid ends
+class _LastMapTaken(Exception):  # no error: ends a network's call where its pyramid ends
     pass
 
 

@@ -14,7 +14,7 @@ FLOORS = [
     ["benchmarks"],
     ["train"],
     ["flaxarch"],  # the public names
-    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.preprocess"],
+    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.preprocess", "flaxarch.transfer"],
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],
     ["flaxarch.variant"],

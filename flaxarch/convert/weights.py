@@ -24,16 +24,23 @@ _OWN = Rules("flaxarch", FLAXARCH)
 
 
 def load(
-    path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """A checkpoint as (model, variables): {"params": ..., "batch_stats": ...}, for `model.apply`.
 
     Args:
-      path: a `.pth`, `.pt`, `.th`, `.tar` or `.safetensors` file with torchvision's names, or written by
-        `save`. Nothing in it is executed, and no other framework is needed.
+      path: a `.pth`, `.pt`, `.th`, `.tar`, `.safetensors`, `.h5`, `.weights.h5` or `.keras` file with the
+        names of torchvision, timm or Keras, or written by `save`. Nothing in it is executed, and no other
+        framework is needed.
       name: the row of the registry; None where the file tells, or its tensors fit one row only.
       num_classes: None for as many as the file has. Another number keeps the body and starts the head afresh,
         from seed 0; a warning says so.
+      in_channels: None for as many as the file has. Another number adapts the kernels that read the image as
+        timm does: 1 sums them over the file's channels; n repeats these in order, times the file's number
+        over n, so that equal channels give what they gave.
 
     Raises CheckpointError in one sentence: the file cannot be read, or is of no row or of several, or its
     tensors do not fit, and then all missing, unexpected and misshapen ones are named.
@@ -45,6 +52,9 @@ def load(
         model, rules = _recognise(checkpoint, what, name)
     channels = int(checkpoint.metadata.get("in_channels", 0)) or None
     variables = fill(_shapes(model, channels), checkpoint.tensors, rules, what=what)
+    if in_channels is not None:
+        variables = variables | {"params": _with_channels(model, variables["params"], in_channels)}
+        channels = in_channels
     classes = model.num_classes
     if num_classes in (None, classes):
         return model, variables
@@ -57,6 +67,22 @@ def load(
     images, init = _images(model, channels), functional(model).init
     fresh = jax.jit(lambda key: init(key, images)[0][head])(jax.random.key(0))  # draws no other parameter
     return model, variables | {"params": variables["params"] | {head: fresh}}
+
+
+def _with_channels(model: Network, params: Any, in_channels: int) -> Any:
+    """Parameters for images of `in_channels`: other kernels where their shape depends on it."""
+    if in_channels < 1:
+        raise ValueError(f"in_channels is {in_channels}: an image has at least one channel")
+
+    def adapt(kernel: jax.Array, other: jax.ShapeDtypeStruct) -> jax.Array:
+        if kernel.shape == other.shape:
+            return kernel
+        if in_channels == 1:
+            return kernel.sum(axis=2, keepdims=True)
+        repeated = jnp.tile(kernel, (1, 1, -(-in_channels // kernel.shape[2]), 1))[:, :, :in_channels]
+        return repeated * (kernel.shape[2] / in_channels)
+
+    return jax.tree.map(adapt, params, _shapes(model, in_channels)["params"])
 
 
 def save(path: str | os.PathLike[str], model: Network, variables: dict[str, Any]) -> None:
