@@ -57,6 +57,16 @@ def uniform_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
     return nn.Dense(features, kernel_init=torch_uniform, name=name)
 
 
+def normal_torch_dense(std: float) -> Callable[..., nn.Dense]:
+    """Makes dense layers that start with a normal kernel of standard deviation `std`, and torch's bias."""
+
+    def dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
+        kernel_init = nn.initializers.normal(std)
+        return nn.Dense(features, kernel_init=kernel_init, bias_init=torch_bias(fan_in), name=name)
+
+    return dense
+
+
 def keras_dense(features: int, fan_in: int, *, name: str) -> nn.Dense:
     """A dense layer that starts as Keras's Dense: Glorot uniform kernel, bias zero."""
     del fan_in

@@ -9,10 +9,58 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flaxarch.layers import Network
-from flaxarch.models import cifar_resnet, resnet, wide_resnet
+from flaxarch.models import (
+    alexnet,
+    bn_inception,
+    cifar_resnet,
+    densenet,
+    dpn,
+    googlenet,
+    inception_resnet,
+    inception_v3,
+    inception_v4,
+    lenet,
+    mobilenet,
+    mobilenet_v2,
+    mobilenet_v3,
+    nin,
+    preact_resnet,
+    resnet,
+    senet,
+    shufflenet_v2,
+    squeezenet,
+    unet,
+    vgg,
+    wide_resnet,
+    xception,
+)
 from flaxarch.variant import Variant
 
-FAMILIES = (resnet, cifar_resnet, wide_resnet)
+FAMILIES = (
+    resnet,
+    cifar_resnet,
+    wide_resnet,
+    senet,
+    dpn,
+    inception_v3,
+    vgg,
+    densenet,
+    googlenet,
+    unet,
+    xception,
+    shufflenet_v2,
+    bn_inception,
+    inception_v4,
+    inception_resnet,
+    nin,
+    preact_resnet,
+    alexnet,
+    lenet,
+    squeezenet,
+    mobilenet,
+    mobilenet_v2,
+    mobilenet_v3,
+)
 _VARIANTS: dict[str, Variant] = {name: row for family in FAMILIES for name, row in family.VARIANTS.items()}
 
 
@@ -74,4 +122,11 @@ def describe(model: Network) -> tuple[str, dict[str, Any]]:
 def _differing_fields(model: Network, other: Network) -> dict[str, Any]:
     fields = (f.name for f in dataclasses.fields(model) if f.init)
     fields = [name for name in fields if name not in ("parent", "name", "dtype", "axis_name")]
-    return {name: getattr(model, name) for name in fields if getattr(model, name) != getattr(other, name)}
+    pairs = {name: (getattr(model, name), getattr(other, name)) for name in fields}
+    return {name: mine for name, (mine, its) in pairs.items() if not _is_same(mine, its)}
+
+
+def _is_same(mine: Any, its: Any) -> bool:
+    if isinstance(mine, Network) and type(mine) is type(its):  # a U-Net's encoder
+        return not _differing_fields(mine, its)
+    return mine == its

@@ -25,10 +25,11 @@ def both_forms(function: Callable[..., jax.Array], *args: jax.Array) -> list[Any
 
         def weighted(*args: jax.Array) -> tuple[jax.Array, jax.Array]:
             y = function(*args)
-            return (y * normal(9, y.shape)).sum(), y
+            return (y * np.random.default_rng(9).normal(size=y.shape).astype(y.dtype)).sum(), y
 
         with use_native_forms(native):
-            gradients, y = jax.grad(weighted, argnums=tuple(range(len(args))), has_aux=True)(*args)
+            grad = jax.grad(weighted, argnums=tuple(range(len(args))), has_aux=True)
+            gradients, y = jax.jit(grad)(*args)
         results.append((y, gradients))
     return results
 
@@ -52,6 +53,9 @@ def assert_close(found: Any, expected: Any) -> None:
         ((3, 3, 1, 24), 12, (2, 2), [(1, 1), (0, 1)], (1, 1)),  # depthwise, two outputs a channel
         ((3, 3, 6, 4), 2, (1, 1), [(2, 2), (2, 2)], (2, 2)),
         ((1, 1, 4, 6), 3, (2, 2), "VALID", (1, 1)),
+        ((9, 11, 12, 5), 1, (1, 1), "VALID", (1, 1)),  # as large as the image: a dense layer
+        ((9, 11, 12, 5), 1, (1, 1), [(0, 0), (1, 0)], (1, 1)),
+        ((9, 11, 12, 5), 1, (2, 2), "SAME", (1, 1)),
     ],
 )
 def test_convolution_and_its_gradients_equal_lax(kernel, groups, strides, padding, dilation):
@@ -66,6 +70,76 @@ def test_convolution_and_its_gradients_equal_lax(kernel, groups, strides, paddin
     )
     ours, native = both_forms(conv, normal(0, (2, 9, 11, 12)), normal(1, kernel))
     assert_close(ours, native)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding", "dilation"),
+    [
+        ((3, 3, 1, 6), (1, 1), [(1, 1), (1, 1)], (1, 1)),
+        ((3, 3, 1, 6), (2, 2), [(1, 1), (1, 1)], (1, 1)),
+        ((3, 3, 1, 6), (2, 2), "SAME", (1, 1)),
+        ((3, 3, 1, 6), (2, 3), "VALID", (1, 1)),
+        ((3, 3, 1, 12), (2, 2), [(0, 1), (1, 0)], (1, 1)),
+        ((5, 5, 1, 6), (2, 2), [(2, 2), (2, 2)], (1, 1)),
+        ((5, 3, 1, 18), (3, 1), "SAME", (1, 2)),
+        ((3, 3, 1, 6), (1, 1), "SAME", (2, 3)),
+        ((3, 3, 1, 6), (2, 2), "SAME_LOWER", (2, 2)),
+        ((7, 7, 1, 6), (1, 1), [(3, 3), (3, 3)], (1, 1)),
+        ((1, 1, 1, 12), (2, 2), "VALID", (1, 1)),
+        ((3, 3, 1, 6), (1, 1), [(-1, 2), (0, -1)], (1, 1)),  # a negative pad crops
+        ((1, 4, 1, 6), (4, 4), [(0, 0), (0, 0)], (1, 1)),  # strides that skip rows
+    ],
+)
+def test_depthwise_convolution_and_its_gradients_equal_lax_in_float64(kernel, strides, padding, dilation):
+    with jax.enable_x64(True):
+        conv = partial(
+            conv_general_dilated,
+            window_strides=strides,
+            padding=padding,
+            rhs_dilation=dilation,
+            dimension_numbers=NHWC,
+            feature_group_count=6,
+        )
+        x, w = normal(0, (2, 10, 11, 6)), normal(1, kernel)
+        ours, native = both_forms(conv, x, w)
+        assert ours[0].dtype == jnp.float64
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(native), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=NHWC, feature_group_count=x.shape[-1]
+    )
+
+
+def test_depthwise_convolution_is_traced_without_any_of_lax():
+    with use_native_forms(False):
+        jaxpr = str(jax.make_jaxpr(depthwise)(normal(0, (2, 8, 8, 4)), normal(1, (3, 3, 1, 4))))
+    assert "conv_general_dilated" not in jaxpr
+
+
+def test_second_derivatives_of_depthwise_convolution_equal_lax():
+    x, kernel, direction = normal(0, (2, 7, 8, 3)), normal(1, (3, 3, 1, 3)), normal(2, (2, 7, 8, 3))
+
+    def slope(kernel: jax.Array) -> jax.Array:  # of a function of x, in a direction
+        return (jax.grad(lambda x: jnp.sin(depthwise(x, kernel)).sum())(x) * direction).sum()
+
+    gradients = []
+    for native in (False, True):
+        with use_native_forms(native):
+            gradients.append(jax.jit(jax.grad(slope))(kernel))
+    assert_close(*gradients)
+
+
+def test_depthwise_convolution_sums_bfloat16_in_float32():
+    x, kernel = normal(0, (4, 33, 33, 6)), normal(1, (5, 5, 1, 6))
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    (y, gradients), _ = both_forms(depthwise, x, kernel)
+    _, (exact, exact_gradients) = both_forms(depthwise, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for a, b in zip((y, *gradients), (exact, *exact_gradients), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=2**-8 * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("groups", [2, 32, 48])

@@ -41,6 +41,8 @@ def traced(name: str) -> Traced:
         jaxpr, variables = jax.make_jaxpr(partial(model.init, train=False), return_shape=True)(
             jax.random.key(0), images
         )
+        if model.aux_heads:  # `init` runs them, to make their parameters, and evaluation does not
+            jaxpr = jax.make_jaxpr(partial(model.apply, train=False))(variables, images)
     return Traced(variables["params"], variables.get("batch_stats", {}), macs(jaxpr.jaxpr))
 
 

@@ -63,6 +63,10 @@ class Rules(NamedTuple):
     name of that module. `dropped` are patterns of tensors that have no counterpart here, by rule. `flattened`
     are patterns of our paths of convolutions over the whole map, such as VGG's fc6, which the source keeps as
     dense layers of the flattened map: (classes, C * H * W) in torch, (H * W * C, classes) in Keras.
+    `pointwise` are patterns of our paths of dense layers, such as a head, which the source keeps as 1x1
+    convolutions. `depthwise` are patterns of our paths of depthwise convolutions, whose kernels Keras keeps as
+    (h, w, C, 1), where ours and torch's are those of any grouped convolution. `tensors` are substitutions, made
+    in order, in the whole name of a tensor, for layers of the source that hold what is several modules here.
     """
 
     source: str
@@ -70,6 +74,9 @@ class Rules(NamedTuple):
     modules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     dropped: tuple[str, ...] = ()
     flattened: tuple[str, ...] = ()
+    pointwise: tuple[str, ...] = ()
+    depthwise: tuple[str, ...] = ()
+    tensors: tuple[tuple[str, str], ...] = ()
 
     def drops(self, name: str) -> bool:
         """Whether a tensor has no counterpart here, by rule."""
@@ -81,6 +88,13 @@ class Rules(NamedTuple):
             path = re.sub(pattern, replacement, path)
         return path
 
+    def tensor(self, module: str, leaf: str) -> str:
+        """The source's name of a leaf, as "kernel" or "norm.mean", of the module at our path."""
+        name = self.module(module) + self.layout.separator + self.layout.names[leaf]
+        for pattern, replacement in self.tensors:
+            name = re.sub(pattern, replacement, name)
+        return name
+
 
 class Slot(NamedTuple):
     """One leaf of the model, and the name, shape and axes of its tensor in the source."""
@@ -90,16 +104,20 @@ class Slot(NamedTuple):
     name: str
     axes: tuple[int, ...]  # of ours, in the source's order
     flattened: bool = False  # the source has all axes but that of the outputs in one
+    pointwise: bool = False  # the source has two more axes, of a 1x1 kernel
 
     @property
     def source_shape(self) -> tuple[int, ...]:
         """Shape of the tensor in the source."""
         shape = self._ordered_shape
+        is_torch = self.axes[0] == len(shape) - 1  # outputs first
+        if self.pointwise:
+            return (*shape, 1, 1) if is_torch else (1, 1, *shape)
         if not self.flattened:
             return shape
         outputs = self.shape[-1]
         inputs = math.prod(shape) // outputs
-        return (outputs, inputs) if self.axes[0] == len(shape) - 1 else (inputs, outputs)
+        return (outputs, inputs) if is_torch else (inputs, outputs)
 
     @property
     def _ordered_shape(self) -> tuple[int, ...]:
@@ -123,8 +141,12 @@ def slots(variables: Any, rules: Rules) -> Iterator[Slot]:
     for path, leaf in paths:
         kind = "norm." if path[1:-1] in norms else ""
         axes = rules.layout.axes[len(leaf.shape)] if path[-1] == "kernel" else tuple(range(len(leaf.shape)))
-        tensor = rules.layout.names[kind + path[-1]]
         module = "/".join(path[1:-1])
-        flattened = path[-1] == "kernel" and any(re.fullmatch(x, module) for x in rules.flattened)
-        name = rules.module(module) + rules.layout.separator + tensor
-        yield Slot(path, tuple(leaf.shape), name, axes, flattened)
+        flattened, pointwise = (
+            path[-1] == "kernel" and any(re.fullmatch(x, module) for x in patterns)
+            for patterns in (rules.flattened, rules.pointwise)
+        )
+        if path[-1] == "kernel" and any(re.fullmatch(x, module) for x in rules.depthwise):
+            axes = (0, 1, 3, 2)
+        name = rules.tensor(module, kind + path[-1])
+        yield Slot(path, tuple(leaf.shape), name, axes, flattened, pointwise)

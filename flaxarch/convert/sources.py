@@ -3,10 +3,34 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flaxarch.convert import keras, torchvision
+from flaxarch.convert import keras, segmentation, timm, torchvision
+from flaxarch.convert import mobilenet as mobilenet_rules
 from flaxarch.convert.rules import Rules
 from flaxarch.layers import Network
-from flaxarch.models import resnet, wide_resnet
+from flaxarch.models import (
+    alexnet,
+    bn_inception,
+    densenet,
+    dpn,
+    googlenet,
+    inception_resnet,
+    inception_v3,
+    inception_v4,
+    lenet,
+    mobilenet,
+    mobilenet_v2,
+    mobilenet_v3,
+    nin,
+    preact_resnet,
+    resnet,
+    senet,
+    shufflenet_v2,
+    squeezenet,
+    unet,
+    vgg,
+    wide_resnet,
+    xception,
+)
 
 
 class Source(NamedTuple):
@@ -33,5 +57,58 @@ SOURCES = (
     Source(torchvision.RESNET, resnet.ResNet, _of(resnet.VARIANTS, "torchvision")),
     Source(torchvision.CIFAR_RESNET, resnet.ResNet, tuple(f"resnet{d}" for d in (20, 32, 44, 56, 110, 1202))),
     Source(keras.RESNET, resnet.ResNet, _of(resnet.VARIANTS, "Keras")),
+    Source(keras.RESNET8, resnet.ResNet, ("resnet8_keras",)),
     Source(torchvision.RESNET, wide_resnet.WideResNet),  # in torchvision's manner: it has no such network
+    Source(torchvision.INCEPTION_V3, inception_v3.InceptionV3, _of(inception_v3.VARIANTS, "torchvision")),
+    Source(keras.INCEPTION_V3, inception_v3.InceptionV3, _of(inception_v3.VARIANTS, "Keras")),
+    Source(timm.INCEPTION_V4, inception_v4.InceptionV4, _of(inception_v4.VARIANTS, "timm")),
+    Source(timm.INCEPTION_RESNET, inception_resnet.InceptionResNet, _of(inception_resnet.VARIANTS, "timm")),
+    Source(keras.INCEPTION_RESNET, inception_resnet.InceptionResNet, _of(inception_resnet.VARIANTS, "Keras")),
+    Source(torchvision.DENSENET, densenet.DenseNet, _of(densenet.VARIANTS, "torchvision")),
+    Source(torchvision.DENSENET_RELEASED, densenet.DenseNet, _of(densenet.VARIANTS, "torchvision")),
+    Source(keras.DENSENET, densenet.DenseNet, _of(densenet.VARIANTS, "Keras")),
+    Source(
+        timm.SE_RESNET,
+        resnet.ResNet,
+        tuple(name for name in _of(senet.VARIANTS, "timm") if not name.startswith("legacy")),
+    ),
+    Source(
+        timm.LEGACY_SE_RESNET,
+        resnet.ResNet,
+        tuple(name for name in senet.VARIANTS if name.startswith("legacy_seres")),
+    ),
+    Source(timm.LEGACY_SENET154, resnet.ResNet, ("legacy_senet154",)),
+    Source(timm.DPN, dpn.DPN, tuple(dpn.VARIANTS)),
+    Source(torchvision.GOOGLENET, googlenet.GoogLeNet, _of(googlenet.VARIANTS, "torchvision")),
+    Source(torchvision.vgg, vgg.VGG, (*_of(vgg.VARIANTS, "torchvision"), "vgg16_bn_cifar")),
+    Source(timm.vgg, vgg.VGG, _of(vgg.VARIANTS, "torchvision")),
+    Source(timm.XCEPTION, xception.Xception, ("xception",)),
+    Source(keras.XCEPTION, xception.Xception, ("xception_keras",)),
+    Source(torchvision.SHUFFLENET_V2, shufflenet_v2.ShuffleNetV2, _of(shufflenet_v2.VARIANTS, "torchvision")),
+    Source(segmentation.PYTORCH_UNET, unet.UNet, ("unet_same_bn",)),
+    Source(segmentation.SEGMENTATION_MODELS, unet.PyramidUNet, ("unet_resnet18",)),
+    Source(keras.VGG, vgg.VGG, _of(vgg.VARIANTS, "Keras")),
+    Source(torchvision.BN_INCEPTION, bn_inception.BNInception, ("bn_inception",)),
+    Source(torchvision.nin, nin.NiN, tuple(nin.VARIANTS)),
+    Source(torchvision.RESNET, preact_resnet.PreActResNet),  # the paper's networks, in torchvision's manner
+    Source(timm.PREACT_RESNET, preact_resnet.PreActResNet, _of(preact_resnet.VARIANTS, "timm")),
+    Source(keras.PREACT_RESNET, preact_resnet.PreActResNet, _of(preact_resnet.VARIANTS, "Keras")),
+    Source(torchvision.ALEXNET, alexnet.AlexNet, ("alexnet",)),
+    Source(torchvision.LENET, lenet.LeNet5, ("lenet5", "lenet5_relu")),
+    Source(torchvision.squeezenet, squeezenet.SqueezeNet, _of(squeezenet.VARIANTS, "torchvision")),
+    Source(mobilenet_rules.RETINAFACE, mobilenet.MobileNet, _of(mobilenet.VARIANTS, "Howard")),
+    Source(mobilenet_rules.TIMM, mobilenet.MobileNet, _of(mobilenet.VARIANTS, "timm")),
+    Source(mobilenet_rules.KERAS_V1, mobilenet.MobileNet, _of(mobilenet.VARIANTS, "Keras")),
+    Source(mobilenet_rules.torchvision_v2, mobilenet_v2.MobileNetV2, ("mobilenet_v2",)),
+    Source(
+        mobilenet_rules.timm_v2,
+        mobilenet_v2.MobileNetV2,
+        ("mobilenet_v2", *_of(mobilenet_v2.VARIANTS, "timm")),
+    ),
+    Source(mobilenet_rules.KERAS_V2, mobilenet_v2.MobileNetV2, _of(mobilenet_v2.VARIANTS, "Keras")),
+    Source(
+        mobilenet_rules.torchvision_v3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "torchvision")
+    ),
+    Source(mobilenet_rules.timm_v3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "timm")),
+    Source(mobilenet_rules.KERAS_V3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "Keras")),
 )

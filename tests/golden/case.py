@@ -33,6 +33,7 @@ class Case:
     aux_weight: float = 0.0  # of each auxiliary loss
     golden: bool = False
     slow: bool = False  # too long for the default tests, even so
+    lax: bool = False  # in the default tests in lax's own forms: the CPU's of many groups compile long
 
     @property
     def library(self) -> str:

@@ -33,12 +33,19 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if len(shape) > 1:
-        fan_in = math.prod(shape[:-1] if leaf == "kernel" else shape[1:])  # HWIO and IO, or OIHW and OI
-        bound = math.sqrt(3 / fan_in)
+        bound = math.sqrt(3 / _fan_in(leaf, shape))
         return uniform(name, shape, -bound, bound)
     if leaf in ("weight", "gamma", "running_var", "moving_variance"):
         return uniform(name, shape, 0.5, 1.5)
     return uniform(name, shape, -0.2, 0.2)
+
+
+def _fan_in(leaf: str, shape: tuple[int, ...]) -> int:
+    """Inputs of one unit: of kernels HWIO and IO in Keras, OIHW and OI in torch."""
+    if not leaf.endswith("kernel"):
+        return math.prod(shape[1:])
+    is_depthwise = len(shape) == 4 and shape[-1] == 1 < shape[-2]  # HWC1
+    return math.prod(shape[:-2] if is_depthwise else shape[:-1])
 
 
 def tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

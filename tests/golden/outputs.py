@@ -8,7 +8,7 @@ import numpy as np
 class Evaluation(NamedTuple):
     """One forward pass in evaluation."""
 
-    logits: np.ndarray  # (N, num_classes)
+    logits: np.ndarray  # (N, num_classes), or maps (N, H, W, num_classes)
     stages: dict[str, np.ndarray]  # activations after each stage, (N, C, H, W)
 
 

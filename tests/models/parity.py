@@ -114,7 +114,7 @@ class Filled:
                 mutable=["batch_stats", "intermediates"],
                 capture_intermediates=lambda module, _: isinstance(module, nn.BatchNorm),
             )
-            return taken["intermediates"]
+            return taken.get("intermediates", {})  # none without batch norm
 
         outputs = jax.eval_shape(norm_outputs, self.params, self.batch_stats)
         # the path of an output ends in "__call__" and the number of the call
@@ -125,7 +125,9 @@ class Filled:
 
 
 def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+    """In maps of logits the label of an image is that of all its pixels."""
+    labels = labels.reshape(-1, *[1] * (logits.ndim - 1))
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1).mean()
 
 
 class Errors(NamedTuple):

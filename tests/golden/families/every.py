@@ -1,8 +1,48 @@
 """All families' cases, merged."""
 
 from tests.golden.case import Case
-from tests.golden.families import resnet
+from tests.golden.families import (
+    alexnet,
+    bn_inception,
+    densenet,
+    dpn,
+    googlenet,
+    inception_resnet,
+    inception_v3,
+    inception_v4,
+    lenet,
+    mobilenet,
+    nin,
+    preact_resnet,
+    resnet,
+    senet,
+    shufflenet_v2,
+    squeezenet,
+    unet,
+    vgg,
+    xception,
+)
 
-FAMILIES = (resnet,)
+FAMILIES = (
+    resnet,
+    inception_v3,
+    densenet,
+    senet,
+    dpn,
+    googlenet,
+    vgg,
+    unet,
+    xception,
+    shufflenet_v2,
+    bn_inception,
+    nin,
+    preact_resnet,
+    alexnet,
+    lenet,
+    inception_v4,
+    inception_resnet,
+    squeezenet,
+    mobilenet,
+)
 CASES: dict[str, Case] = {name: case for family in FAMILIES for name, case in family.CASES.items()}
 GOLDEN = [name for name, case in CASES.items() if case.golden]

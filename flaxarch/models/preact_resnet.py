@@ -1,0 +1,402 @@
+"""Pre-activation ResNet: He et al., ECCV 2016, https://arxiv.org/abs/1603.05027.
+
+Batch norm and ReLU stand ahead of each convolution (Fig. 4e) and nothing behind the sum, so that x_L is x_l
+plus the branches between (equation 4). The paper's other placements (Fig. 4) and shortcuts (Fig. 2, Table 1)
+are values of `activation` and `shortcut`, for any network here.
+
+The released forms differ. The paper's (`preact_*`) have the first activation right behind the first
+convolution, ahead of the first unit's split (Appendix); where a unit changes the shape, both paths read the
+activated input, the shortcut through a bare 1x1 convolution, and a bottleneck's stride is on its first 1x1,
+as in the authors' code; ports with the stride on the 3x3 have the same parameters and 3,145,728 more MACs at
+32x32. Networks of basic blocks have option A. timm's (`resnetv2_*`) do nothing ahead of the stem's max-pool,
+so that the first shortcut of a basic block is not activated, and have the stride on the 3x3. Keras's
+(`resnet*v2_keras`) have it on the 3x3 of a stage's last unit, where the shortcut takes every second pixel;
+zeros that count around the max-pool, whose input has negative values; biases on the first convolution, the
+shortcuts and the last 1x1s; and epsilon 1.001e-5. Both libraries scale images to [-1, 1].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from flaxarch.layers import (
+    Conventions,
+    ModuleDef,
+    Network,
+    block_gates,
+    check_images,
+    normal_dense,
+    residual,
+    tap,
+    uniform_dense,
+)
+from flaxarch.models.cifar_resnet import stage_sizes, zero_pad
+from flaxarch.models.resnet import KERAS, Stem
+from flaxarch.ops import global_avg_pool, max_pool
+from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, Variant
+
+# Where batch norms and ReLUs stand: layers are (x, norm, name of the norm) -> x
+
+
+def batch_norm(x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
+    """BN."""
+    return norm(name=name)(x)
+
+
+def relu(x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
+    """ReLU, which needs no norm."""
+    del norm, name
+    return nn.relu(x)
+
+
+Layers = tuple[Callable[[jax.Array, ModuleDef, str], jax.Array], ...]
+
+
+def _run(layers: Layers, x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
+    for layer in layers:
+        x = layer(x, norm, name)
+    return x
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A row of Fig. 4: what stands where around a unit's convolutions and its sum.
+
+    What is `before` convolutions stands once behind the network's first convolution too, and once ahead of
+    its head; what is `after` them, behind the first.
+    """
+
+    before: Layers = ()  # each convolution of the branch
+    after: Layers = ()  # each convolution of the branch but the last
+    last: Layers = ()  # after the last one, ahead of the sum
+    outer: Layers = ()  # after the sum: f of equation 2
+
+
+ORIGINAL = Activation(after=(batch_norm, relu), last=(batch_norm,), outer=(relu,))  # (a)
+BN_AFTER_ADDITION = Activation(after=(batch_norm, relu), outer=(batch_norm, relu))  # (b)
+RELU_BEFORE_ADDITION = Activation(after=(batch_norm, relu), last=(batch_norm, relu))  # (c)
+RELU_ONLY_PREACT = Activation(before=(relu,), after=(batch_norm,), last=(batch_norm,))  # (d)
+FULL_PREACT = Activation(before=(batch_norm, relu))  # (e)
+
+# The convolutions of a branch: (conv, features of the unit, strides) -> modules that lack a name only
+Branch = Callable[[ModuleDef, int, int], tuple[ModuleDef, ...]]
+
+
+def basic(conv: ModuleDef, features: int, strides: int) -> tuple[ModuleDef, ...]:
+    """Two 3x3 convolutions."""
+    conv3x3 = partial(conv, features, (3, 3), padding=1)
+    return partial(conv3x3, strides=(strides, strides)), conv3x3
+
+
+def bottleneck(
+    conv: ModuleDef, features: int, strides: int, *, stride_first: bool = False, last_bias: bool = False
+) -> tuple[ModuleDef, ...]:
+    """1x1 and 3x3 of a quarter of the features, and 1x1; the stride is on the 3x3, or on the first 1x1."""
+    inner = features // 4
+    first, second = (strides, 1) if stride_first else (1, strides)
+    return (
+        partial(conv, inner, (1, 1), (first, first)),
+        partial(conv, inner, (3, 3), (second, second), padding=1),
+        partial(conv, features, (1, 1), use_bias=last_bias),
+    )
+
+
+# (unit, x, activated x, F(x)) -> the summands of equation 1, h(x) and F(x)
+Shortcut = Callable[["Unit", jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def identity(unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """h(x) = x, and where the shape changes, option A: every second pixel, and zeros for new features."""
+    del activated
+    return zero_pad(x, unit.features, unit.strides, unit.conv, unit.norm), y
+
+
+def projection(unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """h(x) = x, and where the shape changes, a 1x1 convolution of the activated x."""
+    if unit.strides == 1 and x.shape[-1] == unit.features:
+        return x, y
+    return convolution(unit, x, activated, y)
+
+
+def strided_identity(
+    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Keras's: a 1x1 convolution with a bias for new features, and every second pixel for a stride alone."""
+    if x.shape[-1] != unit.features:
+        return convolution(unit, x, activated, y, use_bias=True)
+    return x[:, :: unit.strides, :: unit.strides], y
+
+
+def convolution(
+    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, use_bias: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Fig. 2e, in every unit: h(x) is a 1x1 convolution."""
+    del x
+    strides = (unit.strides, unit.strides)
+    return unit.conv(unit.features, (1, 1), strides, use_bias=use_bias, name="shortcut")(activated), y
+
+
+def constant_scaling(
+    unit: "Unit",
+    x: jax.Array,
+    activated: jax.Array,
+    y: jax.Array,
+    *,
+    shortcut: float = 0.5,
+    branch: float = 0.5,
+) -> tuple[jax.Array, jax.Array]:
+    """Fig. 2b: h(x) = lambda x, with the branch as it is (`branch=1`) or scaled too; option A first."""
+    x, y = identity(unit, x, activated, y)
+    return shortcut * x, branch * y
+
+
+def exclusive_gating(
+    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, bias: float = -6.0
+) -> tuple[jax.Array, jax.Array]:
+    """Fig. 2c, as in Highway Networks: (1 - g(x)) x and g(x) F(x), where g = sigmoid of a 1x1 convolution.
+
+    `bias` is that of g at the start: the paper's best of 0 to -10. Option A comes first.
+    """
+    x, y = identity(unit, x, activated, y)
+    gate = _gate(unit, x, bias)
+    return (1 - gate) * x, gate * y
+
+
+def shortcut_only_gating(
+    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, bias: float = -6.0
+) -> tuple[jax.Array, jax.Array]:
+    """Fig. 2d: (1 - g(x)) x, and F(x) as it is."""
+    x, y = identity(unit, x, activated, y)
+    return (1 - _gate(unit, x, bias)) * x, y
+
+
+def _gate(unit: "Unit", x: jax.Array, bias: float) -> jax.Array:
+    start = nn.initializers.constant(bias)
+    return nn.sigmoid(unit.conv(unit.features, (1, 1), use_bias=True, bias_init=start, name="gate")(x))
+
+
+def dropout_shortcut(
+    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, dropout_rate: float = 0.5
+) -> tuple[jax.Array, jax.Array]:
+    """Fig. 2f: dropout on h(x) = x; option A first."""
+    x, y = identity(unit, x, activated, y)
+    return unit.dropout(dropout_rate)(x), y
+
+
+class Unit(nn.Module):
+    """h(x) + F(x) (equation 1): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
+
+    features: int
+    branch: Branch
+    activation: Activation
+    shortcut: Shortcut
+    conv: ModuleDef
+    norm: ModuleDef
+    dropout: ModuleDef
+    strides: int = 1
+    is_activated: bool = False  # the input, by the stem
+
+    @nn.compact
+    def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+        act, convs = self.activation, self.branch(self.conv, self.features, self.strides)
+        activated = y = x if self.is_activated else _run(act.before, x, self.norm, "norm1")
+        for i, conv in enumerate(convs, start=1):
+            if i > 1:
+                y = _run(act.before, y, self.norm, f"norm{i}")
+            y = conv(name=f"conv{i}")(y)
+            y = _run(act.after if i < len(convs) else act.last, y, self.norm, f"norm{i}")
+        x, y = self.shortcut(self, x, activated, y)
+        return _run(act.outer, residual(x, y, gate), self.norm, f"norm{len(convs)}")
+
+
+@dataclass(frozen=True)
+class PreActStem(Stem):
+    """A stem whose `layers` are (network, images, conv, activate); `activates` the first unit's input."""
+
+    activates: bool = True
+
+
+def _conv7x7(images: jax.Array, conv: ModuleDef, *, use_bias: bool = False) -> jax.Array:
+    return conv(64, (7, 7), (2, 2), padding=3, use_bias=use_bias, name="conv1")(images)
+
+
+def _imagenet_stem(network: Any, images: jax.Array, conv: ModuleDef, activate: ModuleDef) -> jax.Array:
+    """7x7 convolution with stride 2, 3x3 max-pool with stride 2: (N, H / 4, W / 4, 64)."""
+    x = activate(_conv7x7(images, conv))
+    tap(network, 2, x)
+    return max_pool(x, (3, 3), (2, 2), padding=1)
+
+
+def _keras_stem(network: Any, images: jax.Array, conv: ModuleDef, activate: ModuleDef) -> jax.Array:
+    """The same with a bias, and a max-pool over padded zeros."""
+    x = activate(_conv7x7(images, conv, use_bias=True))
+    tap(network, 2, x)
+    return max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+
+
+def _cifar_stem(network: Any, images: jax.Array, conv: ModuleDef, activate: ModuleDef) -> jax.Array:
+    """One 3x3 convolution: (N, H, W, 16)."""
+    del network
+    return activate(conv(16, (3, 3), padding=1, name="conv1")(images))
+
+
+imagenet_stem = PreActStem(4, _imagenet_stem)
+timm_stem = PreActStem(4, _imagenet_stem, activates=False)
+keras_stem = PreActStem(4, _keras_stem, activates=False)
+cifar_stem = PreActStem(1, _cifar_stem)
+
+AUTHORS = Conventions(dense=uniform_dense)
+
+
+class PreActResNet(Network):
+    """Images (N, H, W, C) -> logits (N, num_classes), float32; H and W at least the output stride.
+
+    `gates` (num_units,) or (num_units, N) multiply the residual branches.
+    """
+
+    stage_sizes: tuple[int, ...]  # units per stage
+    branch: Branch
+    widths: tuple[int, ...]  # features of the units, per stage
+    stem: PreActStem
+    shortcut: Shortcut = projection
+    activation: Activation = FULL_PREACT
+    stride_last: bool = False  # a stage's stride is its last unit's, not the next stage's first
+    conventions: Conventions = AUTHORS
+    survival_prob: float = 1.0  # stochastic depth: chance that the last unit is kept
+
+    head: ClassVar[str] = "fc"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool, gates: jax.Array | None = None) -> jax.Array:
+        num_stages, stride = len(self.stage_sizes), self.stem.stride
+        check_images(images, stride * 2 ** (num_stages - 1), "this pre-activation ResNet")
+        conv = self.conventions.conv(self.dtype)
+        norm = self.conventions.norm(train, self.dtype, self.axis_name)
+        dropout = partial(nn.Dropout, deterministic=not train)
+        unit = partial(Unit, branch=self.branch, activation=self.activation, shortcut=self.shortcut)
+        unit = partial(unit, conv=conv, norm=norm, dropout=dropout)
+        gate = iter(
+            block_gates(
+                self,
+                gates,
+                num_blocks=sum(self.stage_sizes),
+                survival_prob=self.survival_prob,
+                train=train,
+                dtype=self.dtype,
+            )
+        )
+
+        def activate(x: jax.Array) -> jax.Array:
+            first = self.activation.before if self.stem.activates else ()
+            return _run((*self.activation.after, *first), x, norm, "norm1")
+
+        x = self.stem.layers(self, images.astype(self.dtype), conv, activate)
+        for i, (num_units, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+            for j in range(num_units):
+                halves = (i < num_stages and j == num_units - 1) if self.stride_last else (i > 1 and j == 0)
+                strides, is_first = 2 if halves else 1, (i, j) == (1, 0)
+                x = unit(
+                    features,
+                    strides=strides,
+                    is_activated=is_first and self.stem.activates,
+                    name=f"layer{i}_{j}",
+                )(x, next(gate))
+                stride *= strides
+                tap(self, stride, x)
+
+        x = _run(self.activation.before, x, norm, "norm")
+        tap(self, stride, x)
+        x = global_avg_pool(x)
+        dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")
+        return dense(x)  # float32 logits at any dtype
+
+
+def bottleneck_sizes(depth: int) -> tuple[int, int, int]:
+    """Units per stage of the CIFAR network of `depth` = 9n + 2 layers: (n, n, n)."""
+    n, rest = divmod(depth - 2, 9)
+    if n < 1 or rest:
+        raise ValueError(f"depth {depth} is not 9n + 2 (three layers a unit, three stages), as 164 or 1001")
+    return n, n, n
+
+
+# For images (N, H, W, C) of about 32x32; H and W at least 4. Of any depth: `CifarPreAct(stage_sizes(20))`.
+CifarPreAct = partial(
+    PreActResNet, branch=basic, widths=(16, 32, 64), stem=cifar_stem, shortcut=identity, num_classes=10
+)
+CifarPreActBottleneck = partial(
+    PreActResNet,
+    branch=partial(bottleneck, stride_first=True),
+    widths=(64, 128, 256),
+    stem=cifar_stem,
+    num_classes=10,
+)
+_basic = partial(PreActResNet, branch=basic, widths=(64, 128, 256, 512))
+_bottleneck = partial(PreActResNet, branch=bottleneck, widths=(256, 512, 1024, 2048))
+_timm: dict[str, Any] = {"stem": timm_stem, "conventions": Conventions(dense=normal_dense(0.01))}
+_keras = partial(
+    _bottleneck,
+    branch=partial(bottleneck, last_bias=True),
+    stem=keras_stem,
+    shortcut=strided_identity,
+    stride_last=True,
+    conventions=replace(KERAS, conv_bias=False),
+)
+_paper = partial(_bottleneck, branch=partial(bottleneck, stride_first=True), stem=imagenet_stem)
+_18, _34, _50, _101, _152 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+_200 = (3, 24, 36, 3)  # "16 more units than ResNet-152, on the feature map of 28x28" (Appendix)
+
+
+_CIFAR: dict[str, Any] = {
+    "input_shape": (32, 32, 3),
+    "num_classes": 10,
+    "mean": CIFAR10_MEAN,
+    "std": CIFAR10_STD,
+}
+_HALF: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+_HE, _T, _K = "He et al. 2016b, Table", "timm 1.0", "Keras 3.15"
+
+# Parameters, batch statistics, multiply-accumulates: counted on the libraries' networks; the paper's by
+# arithmetic (it prints 1.7M for 110 and 164, 10.2M for 1001). 110 has ResNet-110's: a norm of 64 ahead of the
+# head stands for those that are narrower where features double. 200 is ResNet-200 without norms on its
+# projections.
+VARIANTS = {
+    "preact_resnet110": Variant(
+        partial(CifarPreAct, stage_sizes(110)), f"{_HE} 2", 1_727_962, 8_096, 252_887_680, **_CIFAR
+    ),
+    "preact_resnet164": Variant(
+        partial(CifarPreActBottleneck, bottleneck_sizes(164)),
+        f"{_HE} 2",
+        1_703_258,
+        24_224,
+        244_500_992,
+        **_CIFAR,
+    ),
+    "preact_resnet1001": Variant(
+        partial(CifarPreActBottleneck, bottleneck_sizes(1001)),
+        f"{_HE} 4",
+        10_327_706,
+        149_216,
+        1_487_849_984,
+        **_CIFAR,
+    ),
+    "preact_resnet200": Variant(partial(_paper, _200), f"{_HE} 5", 64_666_152, 168_320, 14_776_270_848),
+    "resnetv2_18": Variant(partial(_basic, _18, **_timm), _T, 11_687_720, 7_808, 1_814_073_344, **_HALF),
+    "resnetv2_34": Variant(partial(_basic, _34, **_timm), _T, 21_795_880, 15_232, 3_663_761_408, **_HALF),
+    "resnetv2_50": Variant(
+        partial(_bottleneck, _50, **_timm), _T, 25_549_352, 45_440, 4_089_184_256, **_HALF
+    ),
+    "resnetv2_101": Variant(
+        partial(_bottleneck, _101, **_timm), _T, 44_541_480, 97_664, 7_801_405_440, **_HALF
+    ),
+    "resnetv2_152": Variant(
+        partial(_bottleneck, _152, **_timm), _T, 60_185_128, 143_744, 11_513_626_624, **_HALF
+    ),
+    "resnet50v2_keras": Variant(partial(_keras, _50), _K, 25_568_360, 45_440, 3_482_255_360, **_HALF),
+    "resnet101v2_keras": Variant(partial(_keras, _101), _K, 44_577_896, 97_664, 7_194_476_544, **_HALF),
+    "resnet152v2_keras": Variant(partial(_keras, _152), _K, 60_236_904, 143_744, 10_906_697_728, **_HALF),
+}
