@@ -290,7 +290,8 @@ def inner_pyramid(
     sows, only the caller of the outermost `apply` can read.
     """
     maps: dict[int, jax.Array] = {}
-    num_left = _num_taps(network.clone(parent=None, name=None), images.shape, images.dtype)
+    unbound: Any = network.clone(parent=None, name=None)
+    num_left = _num_taps(unbound, images.shape, images.dtype)
 
     def take(stride: int, x: jax.Array) -> None:
         nonlocal num_left

@@ -168,7 +168,7 @@ XCEPTION = Rules(
     "Keras",
     KERAS,
     (
-        (r"^block(\d+)/(sepconv|bn|skip|skipbn)(\d?)", _xception),
+        (r"^block(\d+)/(sepconv|bn|skipbn|skip)(\d?)", _xception),
         (r"^(conv|bn)([12])$", lambda match: f"block1_conv{match[2]}" + "_bn" * (match[1] == "bn")),
         (r"^conv([34])/", lambda match: f"block14_sepconv{int(match[1]) - 2}/"),
         (r"^bn([34])$", lambda match: f"block14_sepconv{int(match[1]) - 2}_bn"),

@@ -15,8 +15,11 @@ _DROPPED = torchvision.RESNET.dropped
 
 def _torch(source: str, names: dict[str, str], pointwise: tuple[str, ...] = ()) -> Rules:
     """Rules that are a table of all modules."""
-    modules = ((r".+", lambda match: names.get(match[0], match[0])),)
-    return Rules(source, TORCH, modules, _DROPPED, pointwise=pointwise)
+
+    def name(match: re.Match[str]) -> str:
+        return names.get(match[0], match[0])
+
+    return Rules(source, TORCH, ((r".+", name),), _DROPPED, pointwise=pointwise)
 
 
 def _units(model: InvertedResiduals) -> list[list[str]]:
@@ -100,7 +103,7 @@ def timm_v3(model: MobileNetV3) -> Rules:
     return _torch("timm", names, pointwise=("hidden",))
 
 
-# biubug6/Pytorch_Retinaface's MobileNet of multiplier 0.25: three stages, whose layers, with ReLUs, are numbered.
+# biubug6/Pytorch_Retinaface's MobileNet of multiplier 0.25: three stages; layers and ReLUs are numbered.
 _STARTS = {"stage1": 0, "stage2": 6, "stage3": 12}
 _PLACES = {
     number: f"{stage}.{number - start}"

@@ -64,9 +64,9 @@ class Rules(NamedTuple):
     are patterns of our paths of convolutions over the whole map, such as VGG's fc6, which the source keeps as
     dense layers of the flattened map: (classes, C * H * W) in torch, (H * W * C, classes) in Keras.
     `pointwise` are patterns of our paths of dense layers, such as a head, which the source keeps as 1x1
-    convolutions. `depthwise` are patterns of our paths of depthwise convolutions, whose kernels Keras keeps as
-    (h, w, C, 1), where ours and torch's are those of any grouped convolution. `tensors` are substitutions, made
-    in order, in the whole name of a tensor, for layers of the source that hold what is several modules here.
+    convolutions. `depthwise` are patterns of our paths of depthwise convolutions, whose kernels Keras keeps
+    as (h, w, C, 1), where ours and torch's are those of any grouped convolution. `tensors` are substitutions,
+    made in order, in the whole name of a tensor, for layers of the source that hold several modules of ours.
     """
 
     source: str

@@ -41,7 +41,7 @@ SEGMENTATION_MODELS = Rules(
         (r"^decoder(\d+)/conv(\d)/", r"decoder.blocks.\1.conv\2."),
         (r"^(decoder.*\.)conv$", r"\g<1>0"),
         (r"^(decoder.*\.)bn$", r"\g<1>1"),
-        (r"^segmentation_head$", "segmentation_head.0"),
+        (r"^outc$", "segmentation_head.0"),
     ),
     _DROPPED,
 )

@@ -25,7 +25,7 @@ INCEPTION_V3 = Rules("torchvision", TORCH, ((r"/", "."),), _DROPPED)
 
 
 def vgg_features(model: VGG) -> tuple[tuple[str, str], ...]:
-    """The numbers of a VGG's convolutions and norms in torch's `features`, where ReLUs and pools count too."""
+    """The numbers of a VGG's convolutions and norms in `features`, where ReLUs and pools count too."""
     found, number = [], 0
     for stage in model.conv_names():
         for name in stage:
@@ -85,6 +85,7 @@ def nin(model: NiN) -> Rules:
         (r"^classifier$", f"cccp{2 * len(model.layers)}"),
     )
     return Rules("Caffe", TORCH, names)
+
 
 _UNIT = {"branch1_dw": 0, "branch1_pw": 2, "branch2_pw1": 0, "branch2_dw": 3, "branch2_pw2": 5}
 

@@ -63,10 +63,20 @@ def load(
         f"{what} has a head of {classes} classes: the body is loaded, and the head of {num_classes} is new",
         stacklevel=2,
     )
-    model, head = model.clone(num_classes=num_classes), model.head
+    model = model.clone(num_classes=num_classes)
+    return model, variables | {"params": _with_new_heads(model, variables["params"], channels)}
+
+
+def _with_new_heads(model: Network, params: Any, channels: int | None) -> Any:
+    """Parameters for the model's classes: afresh where their shape depends on them, auxiliary heads too."""
     images, init = _images(model, channels), functional(model).init
-    fresh = jax.jit(lambda key: init(key, images)[0][head])(jax.random.key(0))  # draws no other parameter
-    return model, variables | {"params": variables["params"] | {head: fresh}}
+
+    def heads(key: jax.Array) -> Any:
+        new = init(key, images)[0]
+        return jax.tree.map(lambda x, old: None if x.shape == old.shape else x, new, params)
+
+    fresh = jax.jit(heads)(jax.random.key(0))  # draws no other parameter
+    return jax.tree.map(lambda x, old: old if x is None else x, fresh, params, is_leaf=lambda x: x is None)
 
 
 def _with_channels(model: Network, params: Any, in_channels: int) -> Any:

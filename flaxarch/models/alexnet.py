@@ -2,13 +2,15 @@
 
 ZFNet: Zeiler & Fergus, ECCV 2014, https://arxiv.org/abs/1311.2901, Fig. 3.
 
-The released forms differ. The network of 2012 (`alexnet_2012`) has 96-256-384-384-256 features, of which conv2,
-conv4 and conv5 see half each, the half on their GPU; each of its first two layers is convolution, ReLU, local
+The released forms differ. The network of 2012 (`alexnet_2012`) has 96-256-384-384-256 features, of which
+conv2, conv4 and conv5 see half each, the half on their GPU. Its first two layers are convolution, ReLU, local
 response norm, pool (Sec. 3.5; CaffeNet pools first), with an alpha that is not divided by the five channels
-(Caffe and torch divide). The paper's images of 224x224 give its 55x55 maps only as 227x227. Its ungrouped form
-is what most ports build. torchvision's (`alexnet`) is another network, the single tower of Krizhevsky's "One
-weird trick" (2014, https://arxiv.org/abs/1404.5997): 64-192-384-256-256 features, 224x224 with two pixels of
-padding, no norm, and dropout ahead of fc6 and fc7 rather than after them.
+(Caffe and torch divide). The paper's images of 224x224 give its 55x55 maps only as 227x227. Its ungrouped
+form (`alexnet_2012_ungrouped`) is what many ports build.
+
+torchvision's (`alexnet`) is another network, the single tower of Krizhevsky's "One weird trick" (2014,
+https://arxiv.org/abs/1404.5997): 64-192-384-256-256 features, 224x224 padded by two, no norm, and dropout
+ahead of fc6 and fc7 rather than after them.
 
 ZFNet has a 7x7 convolution with stride 2 first, no groups, and its norm after the pool. The paper gives the
 sizes of its maps, 110, 55, 26, 13, 6; padding conv1 by one and counting each pool's partly filled last window
@@ -126,8 +128,8 @@ _2012 = partial(AlexNet, min_size=67, hidden_bias=1.0, conventions=GAUSSIAN)
 _KRIZHEVSKY = "Krizhevsky et al. 2012, Sec. 3"
 _CENTRED = {"mean": IMAGENET_MEAN, "std": (1 / 255,) * 3}  # pixels from 0 to 255, less the mean
 
-# Parameters and multiply-accumulates: torchvision's builder; for the papers' networks by arithmetic from Fig. 2
-# (it says 60 million) and from ZFNet's Fig. 3.
+# Parameters and multiply-accumulates: torchvision's builder; for the papers' networks by arithmetic from
+# Sec. 3 (its abstract says 60 million parameters) and from ZFNet's Fig. 3.
 VARIANTS = {
     "alexnet": Variant(
         partial(AlexNet, _ONE_TOWER, min_size=63, dropout_ahead=True),

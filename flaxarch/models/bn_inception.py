@@ -7,8 +7,8 @@ The released forms differ. The paper's (`bn_inception_paper`) is its table, take
 parameters, where its text has 13.6M, and a plain first convolution, where its text has a depthwise separable
 one; convolutions have no bias, which batch norm would undo (Sec. 3.2). The released one (`bn_inception`), for
 Caffe, and in torch as pretrained-models has it, does have those biases, and projects the pools of 4c and 4d
-to 128 features, not 96, so that 4c and 4d have 608 and 4e has 1056. It takes BGR images in [0, 255] less their
-mean. No library of today has either. Pools count a last, partly filled window, as Caffe does.
+to 128 features, not 96, so that 4c and 4d have 608 and 4e has 1056; it takes BGR images in [0, 255] less
+their mean. No library of today has either. Pools count a last, partly filled window, as Caffe does.
 """
 
 from dataclasses import replace
@@ -72,8 +72,8 @@ class Inception(nn.Module):
 def _halve(x: jax.Array) -> jax.Array:
     """3x3 max-pool with stride 2, to the size that the strided convolutions beside it have.
 
-    An even map is Caffe's: no padding, and a last window partly filled. An odd one, which the released network
-    cannot take, is padded as the convolutions pad it.
+    An even map is pooled as in Caffe: no padding, and a last window partly filled. An odd one, which the
+    released network cannot take, is padded as the convolutions pad it.
     """
     top_bottom, left_right = ((size % 2, 1) for size in x.shape[1:3])
     return max_pool(x, (3, 3), (2, 2), padding=(top_bottom, left_right))
@@ -139,7 +139,5 @@ VARIANTS = {
     "bn_inception": Variant(
         _released, "the Caffe release of BN-Inception", 11_295_240, 20_032, 2_032_600_064, **_BGR
     ),
-    "bn_inception_paper": Variant(
-        _paper, "Ioffe & Szegedy 2015, Fig. 5", 11_194_984, 19_904, 2_018_851_840
-    ),
+    "bn_inception_paper": Variant(_paper, "Ioffe & Szegedy 2015, Fig. 5", 11_194_984, 19_904, 2_018_851_840),
 }

@@ -113,7 +113,7 @@ class DPN(Network):
             )
         )
 
-        size = (self.stem_size,) * 2
+        size = (self.stem_size, self.stem_size)
         stem = ConvNorm(
             self.stem_features, size, conv, norm, strides=2, padding=self.stem_size // 2, name="conv1_1"
         )

@@ -210,8 +210,8 @@ _keras = partial(_released, conventions=KERAS_INCEPTION)
 _row = partial(Variant, input_shape=(299, 299, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
 _PAPER = "Szegedy et al. 2017"
 
-# Model, source, parameters, batch statistics, multiply-accumulates: counted on the libraries' networks, and by
-# arithmetic from the paper's figures.
+# Model, source, parameters, batch statistics, multiply-accumulates: counted on the libraries' networks, and
+# by arithmetic from the paper's figures.
 VARIANTS = {
     "inception_resnet_v1": _row(_v1, f"{_PAPER}, Fig. 15", 22_756_328, 27_040, 6_206_361_696),
     "inception_resnet_v2": _row(_released, "timm 1.0", 55_843_464, 60_544, 13_155_794_016),

@@ -3,13 +3,13 @@
 The released forms differ from the paper. All of them put a 1x1 convolution and a pool where Table 1 has two
 3x3 convolutions in the stem; their first three modules keep a 5x5 branch beside Fig. 5's two 3x3; and their
 grid reductions are not quite Fig. 10. They differ from each other too. torchvision's (`inception_v3`) has the
-auxiliary head with batch norm of Fig. 8, and its average pools count their padding; timm's is the same without
-that head (`inception_v3_no_aux`). Keras's (`inception_v3_keras`) has no auxiliary head and no dropout, its
-batch norm has no scale, and its average pools leave padding out.
+auxiliary head with batch norm of Fig. 8, and its average pools count their padding; timm's is the same
+without that head (`inception_v3_no_aux`). Keras's (`inception_v3_keras`) has no auxiliary head and no
+dropout, its batch norm has no scale, and its average pools leave padding out.
 
-The released weights expect pixels of mean 0.5 and standard deviation 0.5, which is what the rows say.
-torchvision hands its network images with ImageNet's mean and standard deviation instead, and maps them inside:
-for such images `transform_input` must be True with its weights.
+The released weights are for pixels normalised by mean 0.5 and standard deviation 0.5, as the rows say.
+torchvision normalises by ImageNet's mean and standard deviation, and its network maps such images to those:
+with them, its weights need `transform_input`.
 """
 
 from collections.abc import Callable
@@ -185,7 +185,7 @@ class InceptionV3(Network):
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
         check_images(images, 75, "an Inception v3")
         if exits and not self.aux:
-            raise ValueError("this Inception v3 was made without an auxiliary head (aux=False): it has no exits")
+            raise ValueError("this Inception v3 has no exits: it was made without auxiliary head, aux=False")
         exits = self.aux and not self.is_initializing() and (train if exits is None else exits)
         if exits:
             check_images(images, 299, "the auxiliary head of an Inception v3")

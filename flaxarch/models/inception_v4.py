@@ -1,4 +1,6 @@
-"""Inception v4: Szegedy et al., AAAI 2017, https://arxiv.org/abs/1602.07261; the residual forms: inception_resnet.
+"""Inception v4: Szegedy et al., AAAI 2017, https://arxiv.org/abs/1602.07261.
+
+The paper's residual networks are in `inception_resnet.py`.
 
 The released form follows the paper's figures (`inception_v4` is timm's, whose weights are the authors'). The
 paper leaves open, and the released form settles: epsilon 1e-3, and average pools that leave padding out.
@@ -32,9 +34,9 @@ def branch(x: jax.Array, unit: ModuleDef, name: str, *layers: Layer, strides: in
 
 
 def stem(network: nn.Module, images: jax.Array, unit: ModuleDef) -> jax.Array:
-    """Stem of Inception-v4 and, in the paper, of Inception-ResNet-v2 (Fig. 3): (N, H, W, C) -> (N, H', W', 384).
+    """Stem of Inception-v4 and, in the paper, of Inception-ResNet-v2 (Fig. 3).
 
-    Called in the network that it is of; 299x299 images give 35x35.
+    (N, H, W, C) -> (N, H', W', 384), 35x35 of 299x299; its modules are the `network`'s, which calls it.
     """
     x = unit(32, (3, 3), strides=2, name="stem_conv1")(images)
     x = unit(32, (3, 3), name="stem_conv2")(x)

@@ -1,9 +1,10 @@
 """MobileNet: Howard et al. 2017, https://arxiv.org/abs/1704.04861.
 
-The released forms differ. The paper (`mobilenet_025` and so on) has ReLUs; timm's (`mobilenet_100`) and Keras's
-(`mobilenet_100_keras`) have ReLU6, as the authors' own code has. Keras's has epsilon 1e-3, pads strided
-convolutions as TensorFlow does, and has dropout ahead of its classifier. All have the same parameters. Table 1
-gives its last depthwise convolution a stride of 2, with 7x7 at both ends: it is 1 in every release.
+The released forms differ. The paper's (`mobilenet_025`, which biubug6/Pytorch_Retinaface has released) have
+ReLUs; timm's (`mobilenet_100`) and Keras's (`mobilenet_100_keras`) have ReLU6. Keras's have epsilon 1e-3,
+TensorFlow's padding (of a strided convolution, more at the end), and dropout ahead of the classifier. The
+parameters are the same. Table 1 gives the last depthwise convolution a stride of 2, from 7x7 to 7x7: in all
+releases it is 1.
 """
 
 from collections.abc import Callable
@@ -24,14 +25,14 @@ from flaxarch.layers import (
     tap,
 )
 from flaxarch.ops import global_avg_pool
-from flaxarch.variant import Variant
+from flaxarch.variant import KERAS_PICTURES, Variant
 
 # Table 1: features of a stage's blocks, stride of its first block, number of blocks
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 2, 6), (1024, 2, 2))
 
 
 class DepthwiseSeparable(nn.Module):
-    """3x3 depthwise and 1x1 convolution (Fig. 3 right): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
+    """3x3 depthwise, 1x1 (Fig. 3 right): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
 
     features: int
     conv: ModuleDef
@@ -93,18 +94,19 @@ _keras = partial(
     _relu6, stem_padding="SAME", strided_padding=((0, 1), (0, 1)), dropout_rate=1e-3, conventions=_KERAS
 )
 _PAPER, _TIMM, _K = "Howard et al. 2017, Table 6", "timm 1.0", "Keras 3.15"
-_SIGNED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # pixels in [-1, 1]
+_signed = partial(Variant, mean=(0.5,) * 3, std=(0.5,) * 3)  # pixels in [-1, 1]
+_timm_row, _keras_row = partial(_signed, interpolation="bicubic"), partial(_signed, **KERAS_PICTURES)
 
-# Model, source, parameters, batch statistics, multiply-accumulates. Counted on the libraries' networks; of the
-# paper's by arithmetic from Table 1 (it prints 0.5M and 41M, 1.3M and 149M, 2.6M and 325M).
+# Model, source, parameters, batch statistics, multiply-accumulates. Counted on the libraries' networks;
+# of the paper's by arithmetic from Table 1 (it prints 0.5M and 41M, 1.3M and 149M, 2.6M and 325M).
 VARIANTS = {
     "mobilenet_025": Variant(partial(MobileNet, 0.25), _PAPER, 470_072, 5_472, 41_030_272),
     "mobilenet_050": Variant(partial(MobileNet, 0.5), _PAPER, 1_331_592, 10_944, 149_497_088),
     "mobilenet_075": Variant(partial(MobileNet, 0.75), _PAPER, 2_585_560, 16_416, 325_400_448),
-    "mobilenet_100": Variant(partial(_relu6, 1.0), _TIMM, 4_231_976, 21_888, 568_740_352, **_SIGNED),
-    "mobilenet_125": Variant(partial(_relu6, 1.25), _TIMM, 6_270_840, 27_360, 879_516_800, **_SIGNED),
-    "mobilenet_025_keras": Variant(partial(_keras, 0.25), _K, 470_072, 5_472, 41_030_272, **_SIGNED),
-    "mobilenet_050_keras": Variant(partial(_keras, 0.5), _K, 1_331_592, 10_944, 149_497_088, **_SIGNED),
-    "mobilenet_075_keras": Variant(partial(_keras, 0.75), _K, 2_585_560, 16_416, 325_400_448, **_SIGNED),
-    "mobilenet_100_keras": Variant(partial(_keras, 1.0), _K, 4_231_976, 21_888, 568_740_352, **_SIGNED),
+    "mobilenet_100": _timm_row(partial(_relu6, 1.0), _TIMM, 4_231_976, 21_888, 568_740_352),
+    "mobilenet_125": _timm_row(partial(_relu6, 1.25), _TIMM, 6_270_840, 27_360, 879_516_800, resize=248),
+    "mobilenet_025_keras": _keras_row(partial(_keras, 0.25), _K, 470_072, 5_472, 41_030_272),
+    "mobilenet_050_keras": _keras_row(partial(_keras, 0.5), _K, 1_331_592, 10_944, 149_497_088),
+    "mobilenet_075_keras": _keras_row(partial(_keras, 0.75), _K, 2_585_560, 16_416, 325_400_448),
+    "mobilenet_100_keras": _keras_row(partial(_keras, 1.0), _K, 4_231_976, 21_888, 568_740_352),
 }

@@ -2,9 +2,9 @@
 
 The released forms differ. torchvision's (`mobilenet_v2`) and timm's have epsilon 1e-5 and pad symmetrically;
 Keras's (`mobilenet_v2_100_keras`) have epsilon 1e-3, momentum 0.999 and TensorFlow's padding, and no dropout.
-Scaled features are rounded to multiples of eight, which the paper does not say; the last convolution is not
-made narrower than 1280 (Sec. 6.1), but wider it is, in the networks of multiplier 1.3 and 1.4. timm's 110d and
-120d, not of the paper, scale the number of blocks too, and keep the stem.
+Scaled features are rounded to multiples of eight, which the paper does not say; the last convolution keeps
+its 1280 features below a multiplier of one (Sec. 6.1), and has more above. timm's 110d and 120d, not of the
+paper, scale the number of blocks too, and neither the stem nor the last convolution.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from flaxarch.layers import (
     tap,
 )
 from flaxarch.ops import global_avg_pool
-from flaxarch.variant import Variant
+from flaxarch.variant import KERAS_PICTURES, Variant
 
 # Table 2: expansion, features and stride of a stage; its number of blocks is the network's
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 2), (6, 64, 2), (6, 96, 1), (6, 160, 2), (6, 320, 1))
@@ -63,7 +63,7 @@ class Block(NamedTuple):
 
 
 class InvertedResidual(nn.Module):
-    """1x1, depthwise, 1x1 without activation (Fig. 3b): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
+    """1x1, depthwise, linear 1x1 (Fig. 3b): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
 
     block: Block
     conv: ModuleDef
@@ -177,27 +177,28 @@ _110d = partial(_timm, 1.1, stage_sizes=(1, 3, 4, 5, 4, 4, 1), stem_features=32)
 _120d = partial(_timm, 1.2, stage_sizes=(1, 3, 5, 6, 5, 5, 1), stem_features=32)
 _keras = partial(MobileNetV2, same_padding=True, dropout_rate=0.0, conventions=KERAS)
 _TV, _TIMM, _K = "torchvision 0.29", "timm 1.0", "Keras 3.15"
-_SIGNED = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # pixels in [-1, 1]
+_timm_row = partial(Variant, interpolation="bicubic")
+_keras_row = partial(Variant, mean=(0.5,) * 3, std=(0.5,) * 3, **KERAS_PICTURES)  # pixels in [-1, 1]
 
 # Model, source, parameters, batch statistics, multiply-accumulates: counted on the libraries' networks.
 VARIANTS = {
     "mobilenet_v2": Variant(partial(MobileNetV2, 1.0), _TV, 3_504_872, 34_112, 300_774_272),
-    "mobilenet_v2_035": Variant(partial(_timm, 0.35), _TIMM, 1_677_128, 14_080, 59_285_808),
-    "mobilenet_v2_050": Variant(partial(_timm, 0.5), _TIMM, 1_968_680, 18_544, 97_131_840),
-    "mobilenet_v2_075": Variant(partial(_timm, 0.75), _TIMM, 2_636_424, 26_640, 209_069_792),
-    "mobilenet_v2_140": Variant(
+    "mobilenet_v2_035": _timm_row(partial(_timm, 0.35), _TIMM, 1_677_128, 14_080, 59_285_808),
+    "mobilenet_v2_050": _timm_row(partial(_timm, 0.5), _TIMM, 1_968_680, 18_544, 97_131_840),
+    "mobilenet_v2_075": _timm_row(partial(_timm, 0.75), _TIMM, 2_636_424, 26_640, 209_069_792),
+    "mobilenet_v2_140": _timm_row(
         partial(_timm, 1.4, last_features=1792), _TIMM, 6_108_776, 47_936, 582_195_824
     ),
-    "mobilenet_v2_110d": Variant(_110d, _TIMM, 4_516_520, 47_488, 430_516_080),
-    "mobilenet_v2_120d": Variant(_120d, _TIMM, 5_831_144, 63_776, 668_857_568),
-    "mobilenet_v2_035_keras": Variant(partial(_keras, 0.35), _K, 1_677_128, 14_080, 59_285_808, **_SIGNED),
-    "mobilenet_v2_050_keras": Variant(partial(_keras, 0.5), _K, 1_968_680, 18_544, 97_131_840, **_SIGNED),
-    "mobilenet_v2_075_keras": Variant(partial(_keras, 0.75), _K, 2_636_424, 26_640, 209_069_792, **_SIGNED),
-    "mobilenet_v2_100_keras": Variant(partial(_keras, 1.0), _K, 3_504_872, 34_112, 300_774_272, **_SIGNED),
-    "mobilenet_v2_130_keras": Variant(
-        partial(_keras, 1.3, last_features=1664), _K, 5_386_792, 44_256, 509_374_560, **_SIGNED
+    "mobilenet_v2_110d": _timm_row(_110d, _TIMM, 4_516_520, 47_488, 430_516_080),
+    "mobilenet_v2_120d": _timm_row(_120d, _TIMM, 5_831_144, 63_776, 668_857_568),
+    "mobilenet_v2_035_keras": _keras_row(partial(_keras, 0.35), _K, 1_677_128, 14_080, 59_285_808),
+    "mobilenet_v2_050_keras": _keras_row(partial(_keras, 0.5), _K, 1_968_680, 18_544, 97_131_840),
+    "mobilenet_v2_075_keras": _keras_row(partial(_keras, 0.75), _K, 2_636_424, 26_640, 209_069_792),
+    "mobilenet_v2_100_keras": _keras_row(partial(_keras, 1.0), _K, 3_504_872, 34_112, 300_774_272),
+    "mobilenet_v2_130_keras": _keras_row(
+        partial(_keras, 1.3, last_features=1664), _K, 5_386_792, 44_256, 509_374_560
     ),
-    "mobilenet_v2_140_keras": Variant(
-        partial(_keras, 1.4, last_features=1792), _K, 6_108_776, 47_936, 582_195_824, **_SIGNED
+    "mobilenet_v2_140_keras": _keras_row(
+        partial(_keras, 1.4, last_features=1792), _K, 6_108_776, 47_936, 582_195_824
     ),
 }

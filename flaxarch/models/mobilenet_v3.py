@@ -3,10 +3,10 @@
 The released forms differ. torchvision's (`mobilenet_v3_large`) have epsilon 1e-3 and momentum 0.99; timm's
 (`mobilenet_v3_large_timm`) epsilon 1e-5, momentum 0.9 and no dropout; Keras's (`mobilenet_v3_large_keras`)
 epsilon 1e-3, momentum 0.999 and TensorFlow's padding. Keras's rescale pixels inside the network: here that is
-the row's mean and std. All three squeeze to a quarter of a block's inner features, as the text does (Sec. 5.3),
-through a ReLU and a hard sigmoid. A scaled network keeps the stem's 16 features and the 1280 or 1024 of
-its last layer. The minimalistic form, the authors' for slow accelerators, has 3x3 kernels, ReLUs and no
-squeeze-and-excitation.
+the row's mean and std. All three squeeze to a quarter of a block's inner features (Sec. 5.3), rounded to a
+multiple of eight, through a ReLU and a hard sigmoid. A scaled network keeps the stem's 16 features, and the
+1280 or 1024 ahead of its classifier. The minimalistic form, from the authors' code, has 3x3 kernels, ReLUs
+and no squeeze-and-excitation.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from flax import linen as nn
 from flaxarch.layers import Conventions, ConvNorm, check_images, normal_dense
 from flaxarch.models.mobilenet_v2 import KERAS, Block, InvertedResiduals, make_divisible
 from flaxarch.ops import global_avg_pool
-from flaxarch.variant import Variant
+from flaxarch.variant import KERAS_PICTURES, Variant
 
 
 class Row(NamedTuple):
@@ -123,10 +123,9 @@ _keras_large, _keras_small = (
 )
 _minimal_large = partial(_keras_large, rows=minimalistic(LARGE), act=nn.relu)
 _minimal_small = partial(_keras_small, rows=minimalistic(SMALL), act=nn.relu)
-_tv, _timm, _k = (
-    partial(Variant, source=source) for source in ("torchvision 0.29", "timm 1.0", "Keras 3.15")
-)
-_k = partial(_k, mean=(0.5,) * 3, std=(0.5,) * 3)  # pixels in [-1, 1]
+_tv = partial(Variant, source="torchvision 0.29")
+_timm = partial(Variant, source="timm 1.0", interpolation="bicubic")
+_k = partial(Variant, source="Keras 3.15", mean=(0.5,) * 3, std=(0.5,) * 3, **KERAS_PICTURES)  # in [-1, 1]
 
 
 def _counts(num_params: int, num_batch_stats: int, macs: int) -> dict[str, int]:
@@ -145,7 +144,7 @@ VARIANTS = {
     "mobilenet_v3_large": _tv(partial(MobileNetV3, 1.0), **_LARGE),
     "mobilenet_v3_small": _tv(partial(_small, 1.0), **_SMALL),
     "mobilenet_v3_large_timm": _timm(partial(_timm_large, 1.0), **_LARGE),
-    "mobilenet_v3_large_075": _timm(partial(_timm_large, 0.75), **_LARGE_075),
+    "mobilenet_v3_large_075": _timm(partial(_timm_large, 0.75), **_LARGE_075, interpolation="bilinear"),
     "mobilenet_v3_small_timm": _timm(partial(_timm_small, 1.0), **_SMALL),
     "mobilenet_v3_small_075": _timm(partial(_timm_small, 0.75), **_SMALL_075),
     "mobilenet_v3_small_050": _timm(partial(_timm_small, 0.5), **_SMALL_050),

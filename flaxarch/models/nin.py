@@ -4,9 +4,9 @@ Each convolution is followed by 1x1 convolutions, a small perceptron that slides
 the last layer gives one map per class, whose mean is that class's logit: there is no dense layer.
 
 The released forms differ. The paper has three mlpconv layers and leaves their sizes to the authors' Caffe
-definitions: `nin_cifar10` is that for CIFAR-10, with a mean in place of its second max-pool; `nin_imagenet` the
-one of Caffe's model zoo, with four, and a stride of 4 in the first. In both a ReLU stands after the last 1x1
-too, so that no logit is negative, and pools count a last, partly filled window.
+definitions: `nin_cifar10` is that for CIFAR-10, with a mean in place of its second max-pool; `nin_imagenet`
+the one of Caffe's model zoo, with four, and a stride of 4 in the first. In both a ReLU stands after the last
+1x1 too, so that no logit is negative, and pools count a last, partly filled window.
 """
 
 from collections.abc import Callable
@@ -115,8 +115,8 @@ _imagenet = partial(
 
 # Parameters and multiply-accumulates by arithmetic from the definitions. ImageNet's maps are 54, 27, 13 and 6
 # wide in Caffe, whose last pool is a mean of 6x6; with pools that leave partly filled windows out, 54, 26, 12
-# and 5, MACs are 969,460,864. CIFAR-10's mean and std are the usual ones: the paper whitens whole images, which no two numbers
-# do. ImageNet's are Caffe's.
+# and 5, MACs are 969,460,864. CIFAR-10's mean and std are the usual ones: the paper whitens whole images,
+# which no two numbers do. ImageNet's are Caffe's.
 VARIANTS = {
     "nin_cifar10": Variant(
         _cifar10,

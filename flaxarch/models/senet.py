@@ -51,8 +51,8 @@ def wide_projection(x: jax.Array, features: int, strides: int, conv: ModuleDef, 
     if strides == 1 and features > 256:
         raise ValueError("SENet-154 takes no output_stride: the kernels of its shortcuts depend on strides")
     size = 3 if strides > 1 else 1
-    strides, padding = (strides, strides), size // 2
-    x = conv(features, (size, size), strides, padding=padding, name="downsample_conv")(x)
+    conv = partial(conv, padding=size // 2)
+    x = conv(features, (size, size), (strides, strides), name="downsample_conv")(x)
     return norm(name="downsample_bn")(x)
 
 

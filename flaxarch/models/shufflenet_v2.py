@@ -56,7 +56,7 @@ class Unit(nn.Module):
 
 
 class ShuffleNetV2(Network):
-    """Images (N, H, W, C) -> logits (N, num_classes), float32; H and W of any size."""
+    """Images (N, H, W, C) -> logits (N, num_classes), float32; H and W at least 32, its stride."""
 
     widths: tuple[int, int, int, int]  # of stages 2 to 4 and of conv5 (Table 5)
     stage_sizes: tuple[int, int, int] = (4, 8, 4)
@@ -66,7 +66,7 @@ class ShuffleNetV2(Network):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        check_images(images, 1, "a ShuffleNet")
+        check_images(images, 32, "a ShuffleNet")
         conv = self.conventions.conv(self.dtype)
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
         conv_norm = partial(ConvNorm, conv=conv, norm=norm)
@@ -91,8 +91,8 @@ class ShuffleNetV2(Network):
 _TV = "torchvision 0.29"
 
 
-def _net(*widths: int) -> partial[ShuffleNetV2]:
-    return partial(ShuffleNetV2, widths)
+def _net(stage2: int, stage3: int, stage4: int, conv5: int) -> partial[ShuffleNetV2]:
+    return partial(ShuffleNetV2, (stage2, stage3, stage4, conv5))
 
 
 # Model, source, parameters, batch statistics, multiply-accumulates. Counted on torchvision's networks.

@@ -2,9 +2,9 @@
 
 The released forms differ. The paper's Table 1 has maps of 111x111, 55x55, 27x27 and 13x13; torchvision's
 (`squeezenet1_0`) do not pad the first convolution, and have 109x109 and 54x54 in place of the first two.
-`squeezenet1_1` is the authors' later one: 2.4 times fewer MACs for a 3x3 first convolution and earlier pools. In
-all, pools count their partly filled last window, and a ReLU follows the last convolution too, so that no logit
-is negative. `squeezenet1_0_bypass` adds the paper's simple bypass (Fig. 2, middle) and no parameter.
+`squeezenet1_1` is the authors' later one: 3x3 convolution first, earlier pools, 2.3 times fewer MACs. In all,
+pools count their partly filled last window, and a ReLU follows the last convolution too, so that no logit is
+negative. `squeezenet1_0_bypass` adds the paper's simple bypass (Fig. 2, middle) and no parameter.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,9 @@ pool = partial(max_pool, window_shape=(3, 3), strides=(2, 2), ceil_mode=True)
 
 
 class Fire(nn.Module):
-    """1x1 convolution that squeezes, then 1x1 and 3x3 that expand (Fig. 1): (N, H, W, C) -> (N, H, W, 8 * squeeze)."""
+    """1x1 convolution, then 1x1 and 3x3 side by side (Fig. 1): (N, H, W, C) -> (N, H, W, 8 * squeeze)."""
 
-    squeeze: int  # features
+    squeeze: int  # features of the first; both others have four times as many
     conv: ModuleDef
 
     @nn.compact
@@ -80,8 +80,9 @@ class SqueezeNet(Network):
         tap(self, stride, x)
 
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        head = conv(self.num_classes, (1, 1), dtype=None, kernel_init=nn.initializers.normal(0.01), name="conv10")
-        return global_avg_pool(nn.relu(head(x)))  # float32 logits at any dtype
+        head = partial(conv, dtype=None, kernel_init=nn.initializers.normal(0.01))  # float32 at any dtype
+        x = nn.relu(head(self.num_classes, (1, 1), name="conv10")(x))
+        return global_avg_pool(x)
 
     def fire_names(self) -> list[list[str]]:
         """Names of the fire modules, stage by stage: fire2 to fire9."""
@@ -93,7 +94,7 @@ _1_0: Callable[..., SqueezeNet] = partial(SqueezeNet, 96, 7, (3, 4, 1))
 _1_1: Callable[..., SqueezeNet] = partial(SqueezeNet, 64, 3, (2, 2, 4))
 _TV, _PAPER = "torchvision 0.29", "Iandola et al. 2016, Sec. 6"
 
-# Model, source, parameters, batch statistics, multiply-accumulates. Table 1 has the same 1,248,424 parameters.
+# Model, source, parameters (Table 1 has 1,248,424 too), batch statistics, multiply-accumulates.
 VARIANTS = {
     "squeezenet1_0": Variant(_1_0, _TV, 1_248_424, 0, 818_924_576),
     "squeezenet1_1": Variant(_1_1, _TV, 1_235_496, 0, 349_151_936),

@@ -11,12 +11,13 @@ up-convolutions: `PyramidUNet` does so with any network of this library.
 """
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from flax.linen.initializers import Initializer
 from jax import lax
 from jax.typing import DTypeLike
@@ -63,7 +64,7 @@ class UpConvolution(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (2, 2, self.features, channels))
         bias_init = torch_bias(4 * self.features) if self.torch_bias else nn.initializers.zeros
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.einsum("nhwc,abfc->nhawbf", x, kernel)
         return x.reshape(n, 2 * height, 2 * width, self.features) + bias.reshape(1, 1, 1, -1)
 
@@ -161,7 +162,8 @@ class UNet(Network):
     def _min_size(self) -> int:
         """The smallest height or width that leaves a pixel at the bottom and at the top."""
         step = 2 ** (len(self.widths) - 1)
-        return step if self.padding else 12 * step - 4  # 188 -> 4 in the paper
+        bottom = 9 - -(-4 // step)  # 8 from two pools on
+        return step if self.padding else step * bottom + 4 * (step - 1)  # 188 -> 4 with the paper's four
 
 
 def copy_pixels(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -206,7 +208,7 @@ class PyramidUNet(Network):
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
     )
 
-    head: ClassVar[str] = "segmentation_head"
+    head: ClassVar[str] = "outc"
 
     def __post_init__(self) -> None:
         encoder = self.encoder.clone(dtype=self.dtype, axis_name=self.axis_name)
@@ -235,7 +237,7 @@ class PyramidUNet(Network):
             tap(self, stride, x)
 
         head = partial(
-            conv, use_bias=True, kernel_init=nn.initializers.glorot_uniform(), dtype=None, name=self.head
+            conv, use_bias=True, kernel_init=nn.initializers.glorot_uniform(), dtype=None, name="outc"
         )
         return head(self.num_classes, (3, 3), padding=1)(x)  # float32 logits at any dtype
 
@@ -243,12 +245,10 @@ class PyramidUNet(Network):
 # Pytorch-UNet's, of torch's default initialisers; its dropout rate is none.
 _PYTORCH_UNET = Conventions(kernel_init=torch_uniform, torch_bias=True)
 _same = partial(UNet, padding=1)
-_same_bn = partial(
-    _same, batch_norm=True, dropout_rate=0.0, up_init=torch_uniform, conventions=_PYTORCH_UNET
-)
+_same_bn = partial(_same, batch_norm=True, dropout_rate=0.0, up_init=torch_uniform, conventions=_PYTORCH_UNET)
 _FIG1 = "Ronneberger et al. 2015, Fig. 1"
-_UNSCALED = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-_GREY = {"mean": (0.0,), "std": (1.0,), "channels": "L"}
+_UNSCALED: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+_GREY: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "channels": "L"}
 
 
 def _over(encoder: Network, num_classes: int, dtype: DTypeLike) -> PyramidUNet:

@@ -1,11 +1,11 @@
 """VGG: Simonyan & Zisserman, ICLR 2015, https://arxiv.org/abs/1409.1556.
 
-3x3 convolutions with ReLU, in five stages that a 2x2 max-pool ends, and three fully connected layers. `vgg11`,
-`vgg13`, `vgg16`, `vgg19` are the paper's A, B, D, E (Table 1); `vgg11_lrn` and `vgg16_c` its A-LRN and C.
+3x3 convolutions with ReLU, in five stages that a 2x2 max-pool ends, and three fully connected layers. Of
+Table 1, A, B, D and E are `vgg11`, `vgg13`, `vgg16` and `vgg19`; A-LRN and C are `vgg11_lrn` and `vgg16_c`.
 
 The released forms differ. torchvision's `_bn` rows put batch norm, which the paper has not, between each
-convolution and its ReLU, and keep the bias. torchvision's networks bring the last map to 7x7 by means, so that
-the dense head takes any image; Keras's (`vgg16_keras`) take 224x224 only, in BGR less the mean, have no
+convolution and its ReLU, and keep the bias. All of them bring the last map to 7x7 by means, so that the
+dense head takes any image; Keras's (`vgg16_keras`) take 224x224 only, in BGR less the mean, have no
 dropout, and start Glorot uniform. timm keeps fc6 and fc7 as convolutions and averages over a larger map
 ahead of fc8, which is the paper's fully convolutional form. A-LRN's normalisation has Krizhevsky et al.'s
 constants and, as in their paper, an alpha that is not divided by the five channels; Caffe, in which the
@@ -75,10 +75,10 @@ class VGG(Network):
         tap(self, 2 ** len(self.stage_sizes), x)
 
         # a map smaller than fc6's kernel is brought to its size in either form, as in timm
-        size = (self.map_size, self.map_size)
-        size = tuple(map(max, x.shape[1:3], size)) if self.fully_convolutional else size
-        x = adaptive_avg_pool(x, size)
+        _, height, width, _ = x.shape
         side = self.map_size
+        size = (max(height, side), max(width, side)) if self.fully_convolutional else (side, side)
+        x = adaptive_avg_pool(x, size)
         for i, features in enumerate(self.hidden_sizes, start=6):
             x = nn.relu(dense(features, (side, side), name=f"fc{i}")(x))
             x = dropout()(x)
@@ -133,9 +133,12 @@ def grow(
         collection, module, name = (part.key for part in path)
         if module in copied:
             found = variables[collection].get(module, {}).get(name)
-            if jnp.shape(found) != leaf.shape or found is None:
-                what = "is not in the shallow network" if found is None else f"is {found.shape} there"
-                raise ValueError(f"{module}/{name}, {leaf.shape} in the deep network, {what}")
+            if found is None or found.shape != leaf.shape:
+                what = "not there" if found is None else f"{found.shape} there"
+                raise ValueError(
+                    f"{module}/{name} of the deep network, {leaf.shape}, is to be the shallow one's, "
+                    f"but is {what}"
+                )
             return found
         if name == "kernel":
             return std * jax.random.normal(keys[module], leaf.shape, leaf.dtype)
@@ -156,8 +159,8 @@ _cifar = partial(
 )
 _TV, _SZ, _K = "torchvision 0.29", "Simonyan & Zisserman 2015, Table 1", "Keras 3.15"
 
-# Model, source, parameters, batch statistics, multiply-accumulates. Table 2 prints 133M (A, B), 134M (C), 138M
-# and 144M; exact counts of the libraries' networks, of A-LRN and C by arithmetic from Table 1.
+# Model, source, parameters, batch statistics, multiply-accumulates. Table 2 prints 133M, 134M (C), 138M
+# and 144M; these are counts of the libraries' networks, and of A-LRN and C by arithmetic from Table 1.
 VARIANTS = {
     "vgg11": Variant(partial(VGG, _A), _TV, 132_863_336, 0, 7_609_090_048),
     "vgg11_lrn": Variant(partial(VGG, _A, lrn=True), _SZ, 132_863_336, 0, 7_609_090_048),

@@ -130,10 +130,10 @@ def _shifted_products_fwd(x, kernel, strides, dilation):
 
 
 def _shifted_products_bwd(strides, dilation, saved, y_bar):
-    """Both sums anew: the automatic gradient takes up to 6 times as long, and 4 times to compile.
+    """Both sums anew: for a 5x5 or 7x7, the automatic gradient takes 3 to 8 times as long, twice to compile.
 
-    That is one reduction for each of the kernel's entries, which XLA runs one by one; here it has one for
-    each row of the kernel, with all the row's entries.
+    It has a reduction for each of the kernel's entries, which XLA runs one by one; here there is one for each
+    row of the kernel, with all the row's entries. For a 3x3 the two are about as fast.
     """
     x, kernel = saved
     zero = jnp.zeros((), x.dtype)

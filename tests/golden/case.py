@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flaxarch.convert.rules import Rules
-from flaxarch.layers import Network
 
 Size = tuple[int, int, int]  # images, height, width
 
@@ -24,7 +23,7 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     row: str = ""  # ours; by default the name of the case
     fields: dict[str, Any] = field(default_factory=dict)  # in which ours differs from its row
-    rules: Rules | Callable[[Network], Rules] = field(kw_only=True)
+    rules: Rules | Callable[[Any], Rules] = field(kw_only=True)
     evaluation: tuple[Size, ...] = ((1, 224, 224), (1, 97, 113))
     training: Size = (4, 65, 65)
     num_classes: int = 1000

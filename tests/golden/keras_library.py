@@ -46,7 +46,8 @@ def evaluate(case: Case, images: np.ndarray) -> Evaluation:
     """Logits, and the activations after each stage (N, C, H, W)."""
     network = filled(case, *images.shape[1:3])
     outputs = [network.output, *(network.get_layer(layer).output for layer in case.stages.values())]
-    logits, *maps = keras.Model(network.input, outputs)(images, training=False)
+    # a model of one output gives it bare
+    logits, *maps = jax.tree.leaves(keras.Model(network.input, outputs)(images, training=False))
     maps = [np.asarray(x).transpose(0, 3, 1, 2) for x in maps]
     return Evaluation(np.asarray(logits), dict(zip(map(str, case.stages), maps, strict=True)))
 
@@ -66,5 +67,9 @@ def train(case: Case, images: np.ndarray, labels: np.ndarray) -> Training:
     return Training(
         float(loss),
         {v.path: np.asarray(g) for v, g in zip(network.trainable_variables, gradients, strict=True)},
-        {v.path: np.asarray(x) for v, x in zip(network.non_trainable_variables, moved, strict=True)},
+        {
+            v.path: np.asarray(x)
+            for v, x in zip(network.non_trainable_variables, moved, strict=True)
+            if not v.path.endswith("seed_generator_state")  # of dropout
+        },
     )

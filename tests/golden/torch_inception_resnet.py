@@ -1,7 +1,7 @@
 """Inception-ResNets in torch, after Szegedy et al. 2017, which no library has: what ours are held against.
 
-They share no code with flaxarch, and have its modules' names. Epsilon and the scales of the branches are those
-of the released network.
+They share no code with flaxarch, and have its modules' names. Epsilon and the scales of the branches are
+those of the released network.
 """
 
 from typing import Any

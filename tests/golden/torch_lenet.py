@@ -31,11 +31,11 @@ class LeNet5(nn.Module):
 
 
 # Table I of the paper, a row for each map of C3, a column for each of S2.
-CONNECTED = """
-    xxx... .xxx.. ..xxx. ...xxx x...xx xx...x
-    xxxx.. .xxxx. ..xxxx x..xxx xx..xx xxx..x xx.xx. .xx.xx x.xx.x
-    xxxxxx
-""".split()
+CONNECTED = (
+    *("xxx...", ".xxx..", "..xxx.", "...xxx", "x...xx", "xx...x"),
+    *("xxxx..", ".xxxx.", "..xxxx", "x..xxx", "xx..xx", "xxx..x", "xx.xx.", ".xx.xx", "x.xx.x"),
+    "xxxxxx",
+)
 
 
 def squash(x: Any) -> Any:

@@ -42,8 +42,7 @@ def test_grids_are_those_of_the_figures(name: str, widths: tuple[int, ...]):
     maps = jax.eval_shape(flaxarch.features(model), *variables, images)
     sizes = {2: 147, 4: 71, 8: 35, 16: 17, 32: 8}
     assert {stride: x.shape[1:] for stride, x in maps.items()} == {
-        stride: (size, size, features)
-        for (stride, size), features in zip(sizes.items(), widths, strict=True)
+        stride: (size, size, features) for (stride, size), features in zip(sizes.items(), widths, strict=True)
     }
 
 
@@ -81,12 +80,12 @@ def random_variables(model: InceptionResNet) -> tuple[Any, Any]:
 
 
 @cache
-def jitted(model: InceptionResNet) -> Any:
+def jitted(model: Any) -> Any:  # an InceptionResNet
     _, apply = flaxarch.functional(model)
     return jax.jit(lambda params, stats, gates: apply(params, stats, IMAGES, train=False, gates=gates)[0])
 
 
-def logits(model: InceptionResNet, gates: Any = None, params: Any = None) -> np.ndarray:
+def logits(model: Any, gates: Any = None, params: Any = None) -> np.ndarray:
     own, batch_stats = random_variables(model)
     gates = jnp.ones(NUM_BLOCKS) if gates is None else jnp.asarray(gates, jnp.float32)
     return np.asarray(jitted(model)(params or own, batch_stats, gates))
@@ -132,8 +131,8 @@ def test_scales_are_gates_of_whole_stages():
 def test_last_block_of_the_released_form_has_neither_scale_nor_relu():
     params, batch_stats = random_variables(RELEASED)
 
-    def last_units(model: InceptionResNet, params: Any) -> jax.Array:
-        """What the 1x1 convolution ahead of the head reads."""
+    def last_units(model: InceptionResNet, params: Any) -> Any:
+        """What the last two blocks give."""
         _, taken = model.apply(
             {"params": params, "batch_stats": batch_stats},
             IMAGES,
@@ -170,7 +169,6 @@ def test_names_of_timm_are_all_different(name: str, rules: Rules):
     params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
     names = [slot.name for slot in slots({"params": params}, rules)]
     assert len(set(names)) == len(names)
-    assert not [x for x in names if "inception_" in x or "block17" in x or "_0." in x.replace("branch1_0", "")]
 
 
 def test_keras_numbers_its_203_units_and_names_the_rest():
@@ -179,9 +177,7 @@ def test_keras_numbers_its_203_units_and_names_the_rest():
     params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
     layers = {slot.name.split("/")[0] for slot in slots({"params": params}, keras.INCEPTION_RESNET)}
     numbered = {f"{kind}_{i}" for kind in ("conv2d", "batch_normalization") for i in range(1, 203)}
-    named = {
-        f"block{size}_{i}_conv" for size, n in ((35, 10), (17, 20), (8, 10)) for i in range(1, n + 1)
-    }
+    named = {f"block{size}_{i}_conv" for size, n in ((35, 10), (17, 20), (8, 10)) for i in range(1, n + 1)}
     assert layers == numbered | named | {
         "conv2d",
         "batch_normalization",

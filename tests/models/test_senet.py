@@ -71,7 +71,7 @@ def test_excitation_is_the_papers_formula(gate):
         "fc1": {"kernel": w1[None, None], "bias": b1},
         "fc2": {"kernel": w2[None, None], "bias": b2},
     }
-    found = SqueezeExcite(4, conv, gate=gate).apply({"params": params}, jnp.asarray(x, jnp.float32))
+    found: Any = SqueezeExcite(4, conv, gate=gate).apply({"params": params}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -148,7 +148,8 @@ def _scale(model: Network, norm: str, images: jax.ShapeDtypeStruct, key: jax.Arr
 def test_excitation_starts_with_torchs_biases():
     conventions: Any = getattr(flaxarch.create("seresnet50"), "conventions")  # noqa: B009
     conv = conventions.conv(jnp.float32)
-    params = SqueezeExcite(400, conv).init(jax.random.key(0), jnp.ones((1, 2, 2, 6400)))["params"]
+    variables: Any = SqueezeExcite(400, conv).init(jax.random.key(0), jnp.ones((1, 2, 2, 6400)))
+    params = variables["params"]
     for name, fan_in, fan_out in (("fc1", 6400, 400), ("fc2", 400, 6400)):
         bias = params[name]["bias"]
         np.testing.assert_allclose(params[name]["kernel"].std(), (2 / fan_out) ** 0.5, rtol=0.02)
@@ -160,8 +161,11 @@ def test_dropout_ahead_of_the_head_is_senet154s_and_acts_in_training_alone(fille
     rates = [getattr(flaxarch.create(f"legacy_{x}"), "dropout_rate") for x in ("senet154", "seresnet50")]  # noqa: B009
     assert rates == [0.2, 0.0]
     dropping = SMALL.clone(dropout_rate=0.5)
-    chex.assert_trees_all_equal(logits(dropping, *filled, images), logits(SMALL, *filled, images))
-    train = jax.jit(partial(flaxarch.functional(dropping).apply, *filled, images, train=True))
+    params, batch_stats = filled
+    kept = [logits(model, params, batch_stats, images) for model in (dropping, SMALL)]
+    chex.assert_trees_all_equal(*kept)
+    _, apply = flaxarch.functional(dropping)
+    train = jax.jit(partial(apply, params, batch_stats, images, train=True))
     one, again, other = (train(key=jax.random.key(k))[0] for k in (0, 0, 1))
     chex.assert_trees_all_equal(one, again)
     assert not np.allclose(one, other)

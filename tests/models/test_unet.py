@@ -11,7 +11,9 @@ import pytest
 from flax import linen as nn
 
 import flaxarch
-from flaxarch.convert.torchvision import RESNET
+from flaxarch import registry
+from flaxarch.convert.rules import slots
+from flaxarch.convert.segmentation import SEGMENTATION_MODELS
 from flaxarch.layers import Network, inner_pyramid
 from flaxarch.models.cifar_resnet import CifarResNet, stage_sizes
 from flaxarch.models.unet import PyramidUNet, UNet, UpConvolution, centred, copy_pixels
@@ -84,6 +86,9 @@ def test_all_sizes_that_output_size_takes_run_and_no_others():
             taken[size] = None
     assert taken == {size: by_layers(size) for size in range(188, 300)}
     assert all(by_layers(size) is None for size in range(188))
+    assert UNet((2, 3)).output_size(18, 20) == (2, 4)
+    with pytest.raises(ValueError, match="at least 18x18"):
+        output_shape(UNet((2, 3)), 1, 16, 18, 1)
 
 
 def test_sizes_with_odd_maps_are_refused_and_the_nearest_named():
@@ -114,7 +119,7 @@ def test_up_convolution_is_the_gradient_of_a_convolution_with_its_kernel():
     )
     _, transpose = jax.vjp(lambda y: convolve(y, kernel), jnp.zeros((2, 6, 10, 6)))
     params = {"params": {"kernel": kernel, "bias": jnp.arange(6.0)}}
-    found = UpConvolution(6, nn.initializers.zeros).apply(params, x)
+    found = np.asarray(UpConvolution(6, nn.initializers.zeros).apply(params, x))
     expected = transpose(x)[0] + jnp.arange(6.0).reshape(1, 1, 1, 6)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -128,9 +133,10 @@ def test_centred_crops_and_pads_about_the_centre():
 
 def test_copied_pixels_are_the_nearest_at_any_size():
     x = jnp.arange(6.0).reshape(1, 2, 3, 1)
-    assert copy_pixels(x, 4, 6)[0, :, :, 0].tolist() == np.arange(6).reshape(2, 3).repeat(2, 0).repeat(
-        2, 1
-    ).tolist()
+    assert (
+        copy_pixels(x, 4, 6)[0, :, :, 0].tolist()
+        == np.arange(6).reshape(2, 3).repeat(2, 0).repeat(2, 1).tolist()
+    )
     assert copy_pixels(x, 3, 5)[0, :, :, 0].tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
 
 
@@ -151,8 +157,8 @@ def test_dropout_is_at_the_end_of_the_contracting_path_and_in_training_only():
     images = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
     train = jax.jit(lambda key: model.apply(variables, images, train=True, rngs={"dropout": key}))
     evaluate = jax.jit(lambda: model.apply(variables, images, train=False))
-    drawn = [np.asarray(train(jax.random.key(i))) for i in range(2)]
-    assert not np.allclose(*drawn)
+    first, second = (np.asarray(train(jax.random.key(i))) for i in range(2))
+    assert not np.allclose(first, second)
     np.testing.assert_array_equal(evaluate(), evaluate())
 
 
@@ -168,9 +174,17 @@ def pyramid_unet(name: str) -> PyramidUNet:
     return PyramidUNet(model, (4,) * int(math.log2(max(strides))), num_classes=3)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet20", "wrn_16_4"])
-def test_any_network_with_a_pyramid_makes_a_u_net_of_any_size(name: str):
-    assert output_shape(pyramid_unet(name), 2, 45, 70, 3) == (2, 45, 70, 3)
+# With maps from stride 1, 2 and 4 on, with and without batch norm, odd sizes rounded up and down.
+@pytest.mark.parametrize("name", ["alexnet", "resnet20", "resnet50", "squeezenet1_1", "vgg11"])
+def test_any_network_with_a_pyramid_makes_a_u_net_of_any_size_without_its_head(name: str):
+    model = pyramid_unet(name)
+    images = jax.ShapeDtypeStruct((2, 75, 100, 3), jnp.float32)
+    init, apply = flaxarch.functional(model)
+    params, batch_stats = jax.eval_shape(init, jax.random.key(0), images)
+    logits, _ = jax.eval_shape(partial(apply, train=False), params, batch_stats, images)
+    assert logits.shape == (2, 75, 100, 3)
+    heads = {"fc", "conv10", "fc6", "fc7", "fc8"}
+    assert not heads & params["encoder"].keys()
 
 
 def test_map_is_float32_and_the_computation_bfloat16():
@@ -231,7 +245,7 @@ def test_gates_reach_the_encoder():
 
 
 def test_number_of_widths_must_fit_the_pyramid():
-    with pytest.raises(ValueError, match="end at stride 4: .* 2 widths, not the 3 of"):
+    with pytest.raises(ValueError, match=r"end at stride 4: .* 2 widths, not the 3 of"):
         output_shape(OVER_SMALL.clone(widths=(4, 4, 4)), 1, 8, 8, 3)
 
 
@@ -270,13 +284,18 @@ def test_u_net_over_another_encoder_is_no_row_and_saving_says_so(tmp_path: Path)
 
 def test_row_over_resnet18_names_the_encoder_as_torchvision():
     model = flaxarch.create("unet_resnet18", dtype=jnp.bfloat16)
-    assert flaxarch.registry.describe(model) == ("unet_resnet18", {})
+    assert registry.describe(model) == ("unet_resnet18", {})
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
+    params, batch_stats = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
     whole, _ = jax.eval_shape(
         flaxarch.functional(flaxarch.create("resnet18")).init, jax.random.key(0), images
     )
     assert jax.tree.map(jnp.shape, params["encoder"]) == jax.tree.map(
         jnp.shape, {key: x for key, x in whole.items() if key != "fc"}
     )
-    assert RESNET.module("layer1_0/conv1") == "layer1.0.conv1"
+    names = {slot.name for slot in slots({"params": params, "batch_stats": batch_stats}, SEGMENTATION_MODELS)}
+    assert {
+        "encoder.layer2.0.downsample.0.weight",
+        "decoder.blocks.4.conv2.0.weight",
+        "segmentation_head.0.bias",
+    } <= names

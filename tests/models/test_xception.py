@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import flaxarch
 from flaxarch.convert import keras
 from flaxarch.convert.rules import slots
 from flaxarch.models.xception import SeparableConv, Xception
+from tests.golden import fill
 from tests.reference import random_variables
 
 SMALL = Xception(entry_widths=(4, 6), num_middle=2, exit_widths=(8, 10, 12), num_classes=3)
@@ -47,14 +49,16 @@ def test_separable_convolution_is_a_convolution_with_a_kernel_of_rank_one_for_ea
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
     conv = SMALL.conventions.conv(jnp.float32)
     module = SeparableConv(4, conv)
-    params = jax.jit(module.init)(jax.random.key(1), x)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(1), x)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(fill.uniform(str(leaf.shape), leaf.shape, -1, 1)), shapes)
     depthwise, pointwise = params["depthwise"]["kernel"], params["pointwise"]["kernel"]
     assert (depthwise.shape, pointwise.shape) == ((3, 3, 1, 3), (1, 1, 3, 4))
     whole = jnp.einsum("hwi,io->hwio", depthwise[:, :, 0], pointwise[0, 0])
     expected = jax.lax.conv_general_dilated(
         x, whole, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(module.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    found = np.asarray(module.apply({"params": params}, x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gates_of_zero_leave_the_shortcuts_alone():
@@ -82,14 +86,18 @@ def test_number_of_gates_is_the_number_of_blocks():
 
 
 def test_the_two_forms_differ_in_pads_and_epsilon_only_and_pads_count_at_even_sizes():
-    variables = dict(zip(("params", "batch_stats"), random_variables(SMALL), strict=True))
+    small = Xception(entry_widths=(4,), num_middle=0, exit_widths=(4, 4, 4))
+    params, batch_stats = random_variables(small)
     images = jax.random.normal(jax.random.key(0), (1, 25, 25, 3))  # 10x10 after the stem
 
-    def logits(model: Xception) -> np.ndarray:
-        return np.asarray(jax.jit(partial(model.apply, train=False))(variables, images))
+    @jax.jit
+    def both(images: jax.Array) -> list[Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        models = small, small.clone(pool_padding="SAME")
+        return [model.apply(variables, images, train=False) for model in models]
 
-    torch = logits(SMALL)
-    assert not np.allclose(logits(SMALL.clone(pool_padding="SAME")), torch, rtol=1e-3)
+    torch, keras_logits = both(images)
+    assert not np.allclose(torch, keras_logits, rtol=1e-3)
     keras_form = flaxarch.create("xception_keras")
     assert (keras_form.conventions.epsilon, keras_form.conventions.momentum) == (1e-3, 0.99)
 

@@ -10,7 +10,7 @@ def _dpn(name: str, *stage_sizes: int, **kwargs) -> Case:
 
 
 CASES = {
-    "dpn68": _dpn("dpn68", 3, 4, 12, 3, golden=True, lax=True),
+    "dpn68": _dpn("dpn68", 3, 4, 12, 3, training=(2, 33, 33), golden=True, lax=True),
     "dpn92": _dpn("dpn92", 3, 4, 20, 3),
     "dpn98": _dpn("dpn98", 3, 6, 20, 3),
     "dpn131": _dpn("dpn131", 4, 8, 28, 3),

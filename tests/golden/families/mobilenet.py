@@ -1,52 +1,39 @@
 """MobileNets, of all three versions."""
 
+from functools import partial
+
 from flaxarch.convert import mobilenet
 from tests.golden.case import Case
 
-_TRAINING = (3, 65, 81)
+_case = partial(Case, fields={"dropout_rate": 0.0}, training=(3, 65, 81))
 
 
 def _v1_keras(alpha: float) -> Case:
     stages = {2: "conv_pw_1_relu", 4: "conv_pw_3_relu", 8: "conv_pw_5_relu"}
     stages |= {16: "conv_pw_11_relu", 32: "conv_pw_13_relu"}
-    return Case(
-        "keras.applications:MobileNet",
-        kwargs={"alpha": alpha},
-        rules=mobilenet.KERAS_V1,
-        stages=stages,
-        training=_TRAINING,
+    return _case(
+        "keras.applications:MobileNet", kwargs={"alpha": alpha}, rules=mobilenet.KERAS_V1, stages=stages
     )
 
 
 def _v1_paper(width_multiplier: float) -> Case:
-    return Case(
-        "tests.golden.torch_mobilenet:MobileNet",
-        (width_multiplier,),
-        rules=mobilenet.RETINAFACE,
-        training=_TRAINING,
-    )
+    return _case("tests.golden.torch_mobilenet:MobileNet", (width_multiplier,), rules=mobilenet.RETINAFACE)
 
 
 def _timm(name: str, rules, **kwargs) -> Case:
-    return Case(f"timm.models:{name}", rules=rules, training=_TRAINING, **kwargs)
+    return _case(f"timm.models:{name}", rules=rules, **kwargs)
 
 
 def _v2_keras(alpha: float) -> Case:
-    return Case(
-        "keras.applications:MobileNetV2",
-        kwargs={"alpha": alpha},
-        rules=mobilenet.KERAS_V2,
-        training=_TRAINING,
-    )
+    return _case("keras.applications:MobileNetV2", kwargs={"alpha": alpha}, rules=mobilenet.KERAS_V2)
 
 
 def _v3_keras(size: str, **kwargs) -> Case:
     # without its rescaling, which is the row's mean and std
-    return Case(
+    return _case(
         f"keras.applications:MobileNetV3{size}",
         kwargs={"include_preprocessing": False, **kwargs},
         rules=mobilenet.KERAS_V3,
-        training=_TRAINING,
     )
 
 
@@ -60,11 +47,10 @@ CASES = {
     "mobilenet_050_keras": _v1_keras(0.5),
     "mobilenet_075_keras": _v1_keras(0.75),
     "mobilenet_100_keras": _v1_keras(1.0),
-    "mobilenet_v2": Case(
+    "mobilenet_v2": _case(
         "torchvision.models:mobilenet_v2",
         rules=mobilenet.torchvision_v2,
         stages={2: "features.1", 4: "features.3", 8: "features.6", 16: "features.13", 32: "features.17"},
-        training=_TRAINING,
     ),
     **{
         f"mobilenet_v2_{width}": _timm(f"mobilenetv2_{width}", mobilenet.timm_v2)
@@ -76,12 +62,7 @@ CASES = {
         for alpha in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
     },
     **{
-        name: Case(
-            f"torchvision.models:{name}",
-            rules=mobilenet.torchvision_v3,
-            stages=stages,
-            training=_TRAINING,
-        )
+        name: _case(f"torchvision.models:{name}", rules=mobilenet.torchvision_v3, stages=stages)
         for name, stages in {
             "mobilenet_v3_large": {
                 2: "features.1",
