@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from flaxarch import registry
 from flaxarch.convert.files import Checkpoint, read_checkpoint
-from flaxarch.convert.rules import FLAXARCH, Rules, slots
+from flaxarch.convert.rules import FLAXARCH, TORCH, Rules, slots
 from flaxarch.convert.sources import SOURCES, Source
 from flaxarch.convert.strict import fill
 from flaxarch.convert.unpickle import CheckpointError
@@ -117,14 +117,18 @@ def save(path: str | os.PathLike[str], model: Network, variables: dict[str, Any]
 
 
 def to_torch(model: Network, variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The variables as a state dict of NumPy arrays, with torchvision's names, shapes and layout.
+    """The variables as a state dict of NumPy arrays, with the names and the layout of the torch library.
 
-    `torch.from_numpy` on each makes what torchvision's `load_state_dict(strict=True)` takes.
+    That is the first of those that have the network: torchvision, timm, and for networks which neither has,
+    torchvision's manner. `torch.from_numpy` on each makes what `load_state_dict(strict=True)` takes.
     """
-    for source in SOURCES:
-        if isinstance(model, source.family) and source.rules_of(model).source == "torchvision":
-            return _export(model, variables, source.rules_of(model))
-    raise ValueError(f"there are no torch names for {type(model).__name__}")
+    name = registry.describe(model)[0]
+    fits = [source for source in SOURCES if isinstance(model, source.family)]
+    fits = [source for source in fits if source.rules_of(model).layout is TORCH]
+    if not fits:
+        raise ValueError(f"there are no torch names for {type(model).__name__}")
+    best = next((source for source in fits if name in source.rows), fits[0])
+    return _export(model, variables, best.rules_of(model))
 
 
 def _export(model: Network, variables: dict[str, Any], rules: Rules) -> dict[str, np.ndarray]:

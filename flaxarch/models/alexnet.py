@@ -58,8 +58,9 @@ class AlexNet(Network):
 
     layers: tuple[ConvLayer, ...]  # conv1 to conv5
     min_size: int  # of an image, for the last pool to have a window
-    hidden_bias: float = 0.0  # that fc6 and fc7 start with
-    dropout_ahead: bool = False  # of fc6 and fc7, not after them
+    hidden_size: int = 4096  # features of fc6 and fc7
+    hidden_bias: float = 0.0  # that they start with
+    dropout_ahead: bool = False  # of both, not after them
     dropout_rate: float = 0.5
     conventions: Conventions = TORCH_DEFAULTS
 
@@ -92,7 +93,7 @@ class AlexNet(Network):
         for name in ("fc6", "fc7"):
             x = dropout()(x) if self.dropout_ahead else x
             bias_init = nn.initializers.constant(self.hidden_bias)
-            x = nn.relu(conv(4096, x.shape[1:3], bias_init=bias_init, name=name)(x))
+            x = nn.relu(conv(self.hidden_size, x.shape[1:3], bias_init=bias_init, name=name)(x))
             x = x if self.dropout_ahead else dropout()(x)
         x = conv(self.num_classes, (1, 1), dtype=None, name="fc8")(x)  # float32 logits at any dtype
         return x[:, 0, 0]

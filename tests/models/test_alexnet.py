@@ -18,6 +18,7 @@ from tests.reference import random_variables
 SMALL = AlexNet(
     (ConvLayer(4, 3, strides=2, steps=(lrn, pool)), ConvLayer(8, 3, padding=1, groups=2)),
     min_size=7,
+    hidden_size=16,
     num_classes=5,
     dropout_rate=0.0,
 )
@@ -71,12 +72,10 @@ def test_image_smaller_than_the_minimum_is_refused_and_the_minimum_runs(name: st
         shapes(model, smallest - 1)
 
 
-def conv(x: jax.Array, layer: Any, strides: int, padding: Any) -> jax.Array:
+def conv(x: jax.Array, layer: Any, strides: tuple[int, int], padding: str) -> jax.Array:
     """A convolution with ReLU, by lax alone."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(
-        x, layer["kernel"], (strides, strides), padding, dimension_numbers=numbers
-    )
+    nhwc = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, layer["kernel"], strides, padding, dimension_numbers=nhwc)
     return jax.nn.relu(y + layer["bias"][None, None, None])
 
 
@@ -86,23 +85,23 @@ def test_norm_comes_before_the_pool_or_after_it_as_the_steps_say(steps: tuple):
     images = 100 * jax.random.normal(jax.random.key(0), (1, 16, 16, 3))
     model = SMALL.clone(layers=(SMALL.layers[0]._replace(steps=steps), SMALL.layers[1]))
     found = flaxarch.features(model)(params, {}, images)[4]
-    x = conv(images, params["conv1"], 2, "VALID")
+    x = conv(images, params["conv1"], (2, 2), "VALID")
     for step in steps:
         x = step(x)
     towers = [jax.tree.map(lambda leaf, i=i: leaf[..., 4 * i : 4 * i + 4], params["conv2"]) for i in range(2)]
-    halves = [conv(x[..., 2 * i : 2 * i + 2], tower, 1, "SAME") for i, tower in enumerate(towers)]
+    halves = [conv(x[..., 2 * i : 2 * i + 2], tower, (1, 1), "SAME") for i, tower in enumerate(towers)]
     np.testing.assert_allclose(found, jnp.concatenate(halves, axis=-1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_dropout_stands_ahead_of_the_hidden_layers_or_after_them(ahead: bool):
-    """All but everything dropped: the logits are those of biases, from the last dropout on."""
+    """With everything dropped, the logits are what is left of biases after the last dropout."""
     params, _ = random_variables(SMALL)
     model = SMALL.clone(dropout_rate=1.0, dropout_ahead=ahead)
     apply = partial(flaxarch.functional(model).apply, train=True, key=jax.random.key(0))
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     head = params["fc8"]["kernel"][0, 0]
-    hidden = jax.nn.relu(params["fc7"]["bias"]) if ahead else jnp.zeros(4096)
+    hidden = jax.nn.relu(params["fc7"]["bias"]) if ahead else jnp.zeros(16)
     expected = hidden @ head + params["fc8"]["bias"]
     np.testing.assert_allclose(
         apply(params, {}, images)[0], jnp.broadcast_to(expected, (2, 5)), rtol=1e-4, atol=1e-5
@@ -110,7 +109,7 @@ def test_dropout_stands_ahead_of_the_hidden_layers_or_after_them(ahead: bool):
 
 
 def test_evaluation_of_a_map_of_any_size_is_that_of_its_means():
-    """The last map is brought to 6x6: an image repeated in blocks of 2x2 pixels' maps has the same logits."""
+    """The last map is brought to 6x6: that of an image with each pixel four times becomes the image's."""
     model = SMALL.clone(layers=(ConvLayer(4, 1),))
     params, _ = random_variables(model)
     images = jax.random.normal(jax.random.key(0), (1, 6, 6, 3))
@@ -123,7 +122,7 @@ def initial(name: str) -> Any:
     """Initial parameters of the row's first two and last convolutions at few features, and of its head."""
     model = create(name)
     layers = [layer._replace(features=64, steps=()) for layer in model.layers]
-    model = model.clone(layers=(*layers[:2], layers[4]), min_size=27, num_classes=8)
+    model = model.clone(layers=(*layers[:2], layers[4]), min_size=27, hidden_size=256, num_classes=8)
     images = jnp.zeros((1, 27, 27, 3))
     return jax.jit(flaxarch.functional(model).init)(jax.random.key(0), images)[0]
 
@@ -139,7 +138,7 @@ def test_initial_values_of_2012_are_the_papers():
 
 def test_initial_values_of_torchvisions_are_torchs_defaults():
     params = initial("alexnet")
-    for name, fan_in in {"conv1": 363, "conv2": 1600, "fc6": 36 * 64, "fc8": 4096}.items():
+    for name, fan_in in {"conv1": 363, "conv2": 1600, "fc6": 36 * 64, "fc8": 256}.items():
         bound = 1 / math.sqrt(fan_in)
         assert 0.97 * bound < jnp.abs(params[name]["kernel"]).max() <= bound
         assert 0.5 * bound < jnp.abs(params[name]["bias"]).max() <= bound

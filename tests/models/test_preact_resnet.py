@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -113,7 +114,7 @@ def test_bottleneck_network_has_as_many_layers_as_its_depth(depth: int):
     assert 3 * sum(bottleneck_sizes(depth)) + 2 == depth
 
 
-@pytest.mark.parametrize("depth", [2, 110, 163, -7])
+@pytest.mark.parametrize("depth", [2, 111, 163, -8])
 def test_other_depths_than_9n_plus_2_are_refused(depth: int):
     with pytest.raises(ValueError, match=rf"depth {depth} is not 9n \+ 2"):
         bottleneck_sizes(depth)
@@ -189,31 +190,24 @@ def test_original_activation_is_the_cifar_resnet():
     chex.assert_trees_all_close((found[0], renamed(found[1])), expected, rtol=1e-5, atol=1e-5)
 
 
-def unit(shortcut: Any, features: int = 8, strides: int = 1, train: bool = False) -> preact.Unit:
-    conv = partial(nn.Conv, padding=0, use_bias=False)
-    return preact.Unit(
-        features,
-        preact.basic,
-        preact.ORIGINAL,
-        shortcut,
-        conv,
-        partial(nn.BatchNorm, use_running_average=True),
-        partial(nn.Dropout, deterministic=not train),
-        strides,
-    )
-
-
 X = jax.random.normal(jax.random.key(3), (2, 4, 4, 8))
 
 
 def summands(shortcut: Any, strides: int = 1, features: int = 8, train: bool = False) -> Any:
-    """h(x) and F(x) of a unit with fresh variables, where F(x) is a given map; and those variables."""
+    """What a shortcut makes of x and of a branch of threes, in a fresh unit; and the unit's variables."""
     y = jnp.full((2, 4 // strides, 4 // strides, features), 3.0)
+    unit: Any = SimpleNamespace(
+        features=features,
+        strides=strides,
+        conv=partial(nn.Conv, padding=0, use_bias=False),
+        norm=nn.BatchNorm,
+        dropout=partial(nn.Dropout, deterministic=not train),
+    )
 
     class Sum(nn.Module):
         @nn.compact
         def __call__(self, x: jax.Array) -> Any:
-            return shortcut(unit(shortcut, features, strides, train).clone(parent=self), x, nn.relu(x), y)
+            return shortcut(unit, x, nn.relu(x), y)
 
     variables = Sum().init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
     (h, branch) = Sum().apply(variables, X, rngs={"dropout": jax.random.key(2)})

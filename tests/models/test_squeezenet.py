@@ -17,6 +17,7 @@ from flaxarch.models.squeezenet import SqueezeNet
 from tests.reference import random_variables
 
 BYPASSED = SqueezeNet(8, 3, (3, 4, 1), bypass=True, num_classes=5)
+APPLY = jax.jit(partial(flaxarch.functional(BYPASSED).apply, train=False))
 
 
 def create(name: str) -> SqueezeNet:
@@ -37,12 +38,11 @@ def params() -> Any:
 
 @pytest.fixture(scope="module")
 def images() -> jax.Array:
-    return jax.random.normal(jax.random.key(0), (2, 32, 37, 3))
+    return jax.random.normal(jax.random.key(0), (2, 17, 22, 3))
 
 
-def logits(params: Any, images: jax.Array, model: Network = BYPASSED, **kwargs: Any) -> jax.Array:
-    apply = partial(flaxarch.functional(model).apply, train=False)
-    return jax.jit(apply)(params, {}, images, **kwargs)[0]
+def logits(params: Any, images: jax.Array, gates: jax.Array | None = None) -> jax.Array:
+    return APPLY(params, {}, images, gates=gates)[0]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_torch_names_count_pools(name: str, numbers: list[int]):
 
 def test_initial_values_are_torchvisions():
     init = jax.jit(flaxarch.functional(SqueezeNet(64, 3, (1,), num_classes=100)).init)
-    params, _ = init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    params, _ = init(jax.random.key(0), jnp.zeros((1, 17, 17, 3)))
     for kernel in params["conv1"]["kernel"], params["fire2"]["squeeze"]["kernel"]:
         bound = math.sqrt(6 / math.prod(kernel.shape[:3]))
         assert 0.97 * bound < jnp.abs(kernel).max() <= bound

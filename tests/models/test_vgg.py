@@ -1,7 +1,6 @@
 """VGG: Table 1, the two forms of its head, growing a deep one, names, initial values."""
 
 import math
-from functools import partial
 from typing import Any
 
 import chex
@@ -44,8 +43,7 @@ def shapes(model: VGG, size: int = 224) -> dict[str, Any]:
 
 
 def logits(model: VGG, params: Any, images: jax.Array) -> jax.Array:
-    apply = partial(flaxarch.functional(model).apply, train=False)
-    return jax.jit(apply)(params, {}, images)[0]
+    return flaxarch.functional(model).apply(params, {}, images, train=False)[0]
 
 
 @pytest.mark.parametrize("name", TABLE_1)

@@ -34,7 +34,7 @@ CASES = {
     "densenet169": _torchvision("densenet169"),
     "densenet201": _torchvision("densenet201"),
     "densenet264": _torchvision("DenseNet", 32, (6, 12, 64, 48)),
-    "densenet121_keras": _keras(121, 24).but(golden=True, slow=True),
+    "densenet121_keras": _keras(121, 24),
     "densenet169_keras": _keras(169, 32),
     "densenet201_keras": _keras(201, 48),
     "densenet_40_12": _cifar(40, 12, bc=False).but(golden=True),

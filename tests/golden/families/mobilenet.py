@@ -87,4 +87,4 @@ CASES = {
     "mobilenet_v3_small_075_keras": _v3_keras("Small", alpha=0.75),
     "mobilenet_v3_small_minimalistic_keras": _v3_keras("Small", minimalistic=True),
 }
-CASES["mobilenet_v3_small"] = CASES["mobilenet_v3_small"].but(golden=True)
+CASES["mobilenet_v3_small"] = CASES["mobilenet_v3_small"].but(golden=True, slow=True)
