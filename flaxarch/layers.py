@@ -265,6 +265,49 @@ def local_response_norm(x: jax.Array, size: int, alpha: float, beta: float, k: f
 _taker: ContextVar[Callable[[int, jax.Array], None] | None] = ContextVar("taker", default=None)
 
 
+def scan_blocks(
+    network: nn.Module,
+    block: nn.Module,
+    names: Sequence[str],
+    x: jax.Array,
+    gates: Sequence[jax.Array | None],
+) -> jax.Array:
+    """Blocks of one shape, one after the other in a loop: compiled once, however many they are.
+
+    Equal to calling them in turn, but for what they draw. The network's variables keep their tree, one
+    subtree per block, and are stacked for the loop. On CPU the gradients of a convolution are slower in it.
+
+    Args:
+      network: owns the variables, and is being applied.
+      block: any one of the blocks, made with `parent=None`.
+      names: of the blocks in the network.
+      x: what the first of them reads.
+      gates: theirs; all are None or none is.
+    """
+
+    def stacked(collection: str) -> Any:
+        trees = [network.get_variable(collection, name) for name in names]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    mutable = network.is_mutable_collection("batch_stats")
+    keys = jax.random.split(network.make_rng("dropout"), len(names)) if network.has_rng("dropout") else None
+    gate = None if gates[0] is None else jnp.stack([g for g in gates if g is not None])
+
+    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        params, batch_stats, gate, key = inputs
+        variables = {"params": params, "batch_stats": batch_stats}
+        rngs = None if key is None else {"dropout": key}
+        y, updated = block.apply(variables, x, gate, rngs=rngs, mutable=["batch_stats"])
+        return y, updated
+
+    x, updated = lax.scan(body, x, (stacked("params"), stacked("batch_stats"), gate, keys))
+    if mutable:
+        for i, name in enumerate(names):
+            tree = jax.tree.map(lambda leaves, i=i: leaves[i], updated["batch_stats"])
+            network.put_variable("batch_stats", name, tree)
+    return x
+
+
 def tap(module: nn.Module, stride: int, x: jax.Array) -> None:
     """Offer `x` as the network's feature map at `stride`; the last one offered at a stride stands.
 

@@ -85,7 +85,7 @@ def test_macs_match_published(name: str):
 def test_walk_over_the_registry_misses_no_family_and_no_row():
     files = [module.name for module in pkgutil.iter_modules(flaxarch.models.__path__)]
     families = [importlib.import_module(f"flaxarch.models.{name}") for name in files]
-    rows = [name for family in families for name in family.VARIANTS]
+    rows = [name for family in families for name in getattr(family, "VARIANTS", ())]
     assert sorted(rows) == flaxarch.list_models()
     assert len(set(rows)) == len(rows)
 

@@ -2,7 +2,7 @@
 
 Batch norm and ReLU stand ahead of each convolution (Fig. 4e) and nothing behind the sum, so that x_L is x_l
 plus the branches between (equation 4). The paper's other placements (Fig. 4) and shortcuts (Fig. 2, Table 1)
-are values of `activation` and `shortcut`, for any network here.
+are values of `activation` and `shortcut`, for any network here: `preact_unit.py` has them.
 
 The released forms differ. The paper's (`preact_*`) have the first activation right behind the first
 convolution, ahead of the first unit's split (Appendix); where a unit changes the shape, both paths read the
@@ -15,7 +15,6 @@ zeros that count around the max-pool, whose input has negative values; biases on
 shortcuts and the last 1x1s; and epsilon 1.001e-5. Both libraries scale images to [-1, 1].
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -31,187 +30,27 @@ from flaxarch.layers import (
     block_gates,
     check_images,
     normal_dense,
-    residual,
+    scan_blocks,
     tap,
     uniform_dense,
 )
-from flaxarch.models.cifar_resnet import stage_sizes, zero_pad
+from flaxarch.models.cifar_resnet import stage_sizes
+from flaxarch.models.preact_unit import (
+    FULL_PREACT,
+    Activation,
+    Branch,
+    Shortcut,
+    Unit,
+    basic,
+    bottleneck,
+    identity,
+    projection,
+    run_layers,
+    strided_identity,
+)
 from flaxarch.models.resnet import KERAS, Stem
 from flaxarch.ops import global_avg_pool, max_pool
 from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, Variant
-
-# Where batch norms and ReLUs stand: layers are (x, norm, name of the norm) -> x
-
-
-def batch_norm(x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
-    """BN."""
-    return norm(name=name)(x)
-
-
-def relu(x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
-    """ReLU, which needs no norm."""
-    del norm, name
-    return nn.relu(x)
-
-
-Layers = tuple[Callable[[jax.Array, ModuleDef, str], jax.Array], ...]
-
-
-def _run(layers: Layers, x: jax.Array, norm: ModuleDef, name: str) -> jax.Array:
-    for layer in layers:
-        x = layer(x, norm, name)
-    return x
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A row of Fig. 4: what stands where around a unit's convolutions and its sum.
-
-    What is `before` convolutions stands once behind the network's first convolution too, and once ahead of
-    its head; what is `after` them, behind the first.
-    """
-
-    before: Layers = ()  # each convolution of the branch
-    after: Layers = ()  # each convolution of the branch but the last
-    last: Layers = ()  # after the last one, ahead of the sum
-    outer: Layers = ()  # after the sum: f of equation 2
-
-
-ORIGINAL = Activation(after=(batch_norm, relu), last=(batch_norm,), outer=(relu,))  # (a)
-BN_AFTER_ADDITION = Activation(after=(batch_norm, relu), outer=(batch_norm, relu))  # (b)
-RELU_BEFORE_ADDITION = Activation(after=(batch_norm, relu), last=(batch_norm, relu))  # (c)
-RELU_ONLY_PREACT = Activation(before=(relu,), after=(batch_norm,), last=(batch_norm,))  # (d)
-FULL_PREACT = Activation(before=(batch_norm, relu))  # (e)
-
-# The convolutions of a branch: (conv, features of the unit, strides) -> modules that lack a name only
-Branch = Callable[[ModuleDef, int, int], tuple[ModuleDef, ...]]
-
-
-def basic(conv: ModuleDef, features: int, strides: int) -> tuple[ModuleDef, ...]:
-    """Two 3x3 convolutions."""
-    conv3x3 = partial(conv, features, (3, 3), padding=1)
-    return partial(conv3x3, strides=(strides, strides)), conv3x3
-
-
-def bottleneck(
-    conv: ModuleDef, features: int, strides: int, *, stride_first: bool = False, last_bias: bool = False
-) -> tuple[ModuleDef, ...]:
-    """1x1 and 3x3 of a quarter of the features, and 1x1; the stride is on the 3x3, or on the first 1x1."""
-    inner = features // 4
-    first, second = (strides, 1) if stride_first else (1, strides)
-    return (
-        partial(conv, inner, (1, 1), (first, first)),
-        partial(conv, inner, (3, 3), (second, second), padding=1),
-        partial(conv, features, (1, 1), use_bias=last_bias),
-    )
-
-
-# (unit, x, activated x, F(x)) -> the summands of equation 1, h(x) and F(x)
-Shortcut = Callable[["Unit", jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-
-
-def identity(unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """h(x) = x, and where the shape changes, option A: every second pixel, and zeros for new features."""
-    del activated
-    return zero_pad(x, unit.features, unit.strides, unit.conv, unit.norm), y
-
-
-def projection(unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """h(x) = x, and where the shape changes, a 1x1 convolution of the activated x."""
-    if unit.strides == 1 and x.shape[-1] == unit.features:
-        return x, y
-    return convolution(unit, x, activated, y)
-
-
-def strided_identity(
-    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Keras's: a 1x1 convolution with a bias for new features, and every second pixel for a stride alone."""
-    if x.shape[-1] != unit.features:
-        return convolution(unit, x, activated, y, use_bias=True)
-    return x[:, :: unit.strides, :: unit.strides], y
-
-
-def convolution(
-    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, use_bias: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Fig. 2e, in every unit: h(x) is a 1x1 convolution."""
-    del x
-    strides = (unit.strides, unit.strides)
-    return unit.conv(unit.features, (1, 1), strides, use_bias=use_bias, name="shortcut")(activated), y
-
-
-def constant_scaling(
-    unit: "Unit",
-    x: jax.Array,
-    activated: jax.Array,
-    y: jax.Array,
-    *,
-    shortcut: float = 0.5,
-    branch: float = 0.5,
-) -> tuple[jax.Array, jax.Array]:
-    """Fig. 2b: h(x) = lambda x, with the branch as it is (`branch=1`) or scaled too; option A first."""
-    x, y = identity(unit, x, activated, y)
-    return shortcut * x, branch * y
-
-
-def exclusive_gating(
-    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, bias: float = -6.0
-) -> tuple[jax.Array, jax.Array]:
-    """Fig. 2c, as in Highway Networks: (1 - g(x)) x and g(x) F(x), where g = sigmoid of a 1x1 convolution.
-
-    `bias` is that of g at the start: the paper's best of 0 to -10. Option A comes first.
-    """
-    x, y = identity(unit, x, activated, y)
-    gate = _gate(unit, x, bias)
-    return (1 - gate) * x, gate * y
-
-
-def shortcut_only_gating(
-    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, bias: float = -6.0
-) -> tuple[jax.Array, jax.Array]:
-    """Fig. 2d: (1 - g(x)) x, and F(x) as it is."""
-    x, y = identity(unit, x, activated, y)
-    return (1 - _gate(unit, x, bias)) * x, y
-
-
-def _gate(unit: "Unit", x: jax.Array, bias: float) -> jax.Array:
-    start = nn.initializers.constant(bias)
-    return nn.sigmoid(unit.conv(unit.features, (1, 1), use_bias=True, bias_init=start, name="gate")(x))
-
-
-def dropout_shortcut(
-    unit: "Unit", x: jax.Array, activated: jax.Array, y: jax.Array, *, dropout_rate: float = 0.5
-) -> tuple[jax.Array, jax.Array]:
-    """Fig. 2f: dropout on h(x) = x; option A first."""
-    x, y = identity(unit, x, activated, y)
-    return unit.dropout(dropout_rate)(x), y
-
-
-class Unit(nn.Module):
-    """h(x) + F(x) (equation 1): (N, H, W, C) -> (N, H / strides, W / strides, features)."""
-
-    features: int
-    branch: Branch
-    activation: Activation
-    shortcut: Shortcut
-    conv: ModuleDef
-    norm: ModuleDef
-    dropout: ModuleDef
-    strides: int = 1
-    is_activated: bool = False  # the input, by the stem
-
-    @nn.compact
-    def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
-        act, convs = self.activation, self.branch(self.conv, self.features, self.strides)
-        activated = y = x if self.is_activated else _run(act.before, x, self.norm, "norm1")
-        for i, conv in enumerate(convs, start=1):
-            if i > 1:
-                y = _run(act.before, y, self.norm, f"norm{i}")
-            y = conv(name=f"conv{i}")(y)
-            y = _run(act.after if i < len(convs) else act.last, y, self.norm, f"norm{i}")
-        x, y = self.shortcut(self, x, activated, y)
-        return _run(act.outer, residual(x, y, gate), self.norm, f"norm{len(convs)}")
 
 
 @dataclass(frozen=True)
@@ -268,6 +107,7 @@ class PreActResNet(Network):
     stride_last: bool = False  # a stage's stride is its last unit's, not the next stage's first
     conventions: Conventions = AUTHORS
     survival_prob: float = 1.0  # stochastic depth: chance that the last unit is kept
+    scan: bool = False  # a stage's units of one shape in a loop, which compiles as soon as one of them
 
     head: ClassVar[str] = "fc"
 
@@ -293,23 +133,28 @@ class PreActResNet(Network):
 
         def activate(x: jax.Array) -> jax.Array:
             first = self.activation.before if self.stem.activates else ()
-            return _run((*self.activation.after, *first), x, norm, "norm1")
+            return run_layers((*self.activation.after, *first), x, norm, "norm1")
 
         x = self.stem.layers(self, images.astype(self.dtype), conv, activate)
         for i, (num_units, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for j in range(num_units):
+            names = [f"layer{i}_{j}" for j in range(num_units)]
+            alike = names[1 : -1 if self.stride_last else None]  # of one shape
+            for j, name in enumerate(names):
+                if self.scan and name in alike and not self.is_initializing():
+                    if name == alike[0]:
+                        gates_alike = [next(gate) for _ in alike]
+                        x = scan_blocks(self, unit(features, parent=None), alike, x, gates_alike)
+                    continue
                 halves = (i < num_stages and j == num_units - 1) if self.stride_last else (i > 1 and j == 0)
                 strides, is_first = 2 if halves else 1, (i, j) == (1, 0)
-                x = unit(
-                    features,
-                    strides=strides,
-                    is_activated=is_first and self.stem.activates,
-                    name=f"layer{i}_{j}",
-                )(x, next(gate))
+                x = unit(features, strides=strides, is_activated=is_first and self.stem.activates, name=name)(
+                    x, next(gate)
+                )
                 stride *= strides
                 tap(self, stride, x)
+            tap(self, stride, x)
 
-        x = _run(self.activation.before, x, norm, "norm")
+        x = run_layers(self.activation.before, x, norm, "norm")
         tap(self, stride, x)
         x = global_avg_pool(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flaxarch
-from flaxarch.convert import keras, strict, timm
+from flaxarch.convert import keras, strict
 from flaxarch.convert.rules import TORCH, Rules, slots
 from flaxarch.models.inception_resnet import InceptionResNet
 from flaxarch.ops import max_pool, use_native_forms
@@ -32,7 +32,6 @@ def native_forms() -> Iterator[None]:
         ("inception_resnet_v1", (64, 192, 256, 896, 1792)),
         ("inception_resnet_v2_paper", (64, 192, 384, 1152, 2144)),
         ("inception_resnet_v2", (64, 192, 320, 1088, 1536)),
-        ("inception_resnet_v2_keras", (64, 192, 320, 1088, 1536)),
     ],
 )
 def test_grids_are_those_of_the_figures(name: str, widths: tuple[int, ...]):
@@ -70,7 +69,8 @@ BLOCKS = ("block35_1", "block35_2", "block17_1", "block8_1", "block8_2")
 IMAGES = jax.random.normal(jax.random.key(0), (2, 75, 81, 3))
 
 
-def random_variables(model: InceptionResNet) -> tuple[Any, Any]:
+@cache
+def random_variables(model: Any) -> tuple[Any, Any]:  # an InceptionResNet
     params, batch_stats = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), IMAGES)
     shapes = {"params": params, "batch_stats": batch_stats}
     tensors = fill.tensors({slot.name: slot.source_shape for slot in slots(shapes, OURS)})
@@ -102,7 +102,7 @@ def with_branch_times(params: Any, block: str, factor: float) -> Any:
 
 
 @pytest.mark.parametrize("model", [PAPER, RELEASED], ids=["paper", "released"])
-def test_gate_multiplies_the_branch_of_its_block(model: InceptionResNet):
+def test_gate_multiplies_the_branch_of_its_block(model: Any):
     params, _ = random_variables(model)
     for i, block in enumerate(BLOCKS):
         gates = np.ones(NUM_BLOCKS)
@@ -147,28 +147,15 @@ def test_last_block_of_the_released_form_has_neither_scale_nor_relu():
     before, last = (seen[name]["__call__"][0] for name in ("block8_1", "block8_2"))
     assert before.min() >= 0 > last.min()
     doubled = run(with_branch_times(params, "block8_2", 2.0))["block8_2"]["__call__"][0]
-    unscaled = jax.jit(partial(last_units, RELEASED.clone(scales=(0.17, 0.10, 0.0))))(params)
-    seen_unscaled = unscaled["block8_2"]["__call__"][0]
+    # with a branch twice as large, what is added doubles: the sum is not cut at zero
     np.testing.assert_allclose(doubled - last, last - before, rtol=1e-3, atol=1e-5)
-    assert not np.allclose(seen_unscaled, unscaled["block8_1"]["__call__"][0])
+    assert close(logits(RELEASED.clone(scales=(0.17, 0.10, 0.0))), logits(RELEASED, [1, 1, 1, 0, 1]))
 
 
 @pytest.mark.parametrize("shape", [(4,), (6,), (5, 2, 1)])
 def test_gates_of_another_number_are_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"do not fit this network of 5 residual blocks"):
         jax.eval_shape(partial(logits, PAPER, np.ones(shape)))
-
-
-@pytest.mark.parametrize(
-    ("name", "rules"),
-    [("inception_v4", timm.INCEPTION_V4), ("inception_resnet_v2", timm.INCEPTION_RESNET)],
-)
-def test_names_of_timm_are_all_different(name: str, rules: Rules):
-    model = flaxarch.create(name)
-    images = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
-    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
-    names = [slot.name for slot in slots({"params": params}, rules)]
-    assert len(set(names)) == len(names)
 
 
 def test_keras_numbers_its_203_units_and_names_the_rest():

@@ -15,6 +15,7 @@ from flax import linen as nn
 import flaxarch
 from flaxarch.layers import Network
 from flaxarch.models import preact_resnet as preact
+from flaxarch.models import preact_unit
 from flaxarch.models.cifar_resnet import CifarResNet
 from flaxarch.models.preact_resnet import CifarPreAct, CifarPreActBottleneck, PreActResNet, bottleneck_sizes
 from flaxarch.ops import use_native_forms
@@ -143,36 +144,36 @@ def test_signal_of_identity_shortcuts_is_the_first_plus_the_sum_of_all_branches(
     ("activation", "end"),
     [
         # x, the last convolution and the last norm of a unit -> what the unit returns
-        (preact.ORIGINAL, lambda x, conv, norm: nn.relu(x + norm)),
-        (preact.BN_AFTER_ADDITION, lambda x, conv, norm: nn.relu(norm)),
-        (preact.RELU_BEFORE_ADDITION, lambda x, conv, norm: x + nn.relu(norm)),
-        (preact.RELU_ONLY_PREACT, lambda x, conv, norm: x + norm),
-        (preact.FULL_PREACT, lambda x, conv, norm: x + conv),
+        (preact_unit.ORIGINAL, lambda x, conv, norm: nn.relu(x + norm)),
+        (preact_unit.BN_AFTER_ADDITION, lambda x, conv, norm: nn.relu(norm)),
+        (preact_unit.RELU_BEFORE_ADDITION, lambda x, conv, norm: x + nn.relu(norm)),
+        (preact_unit.RELU_ONLY_PREACT, lambda x, conv, norm: x + norm),
+        (preact_unit.FULL_PREACT, lambda x, conv, norm: x + conv),
     ],
     ids=["original", "bn_after_addition", "relu_before_addition", "relu_only", "full"],
 )
-def test_unit_ends_as_its_row_of_figure_4(activation: preact.Activation, end: Any):
+def test_unit_ends_as_its_row_of_figure_4(activation: preact_unit.Activation, end: Any):
     model = ONE_STAGE.clone(activation=activation)
     params, batch_stats = random_variables(model)
     found = taken(model, params, batch_stats)
     # each convolution has its norm, whichever side it stands on; the first unit's is the stem's
-    has_head_norm = activation is preact.FULL_PREACT
+    has_head_norm = activation is preact_unit.FULL_PREACT
     assert ("norm" in params, "norm1" in params["layer1_0"]) == (has_head_norm, not has_head_norm)
     for j in (1, 2):
         x, unit = found[f"layer1_{j - 1}"]["__call__"], found[f"layer1_{j}"]
         conv, norm = unit["conv2"]["__call__"], unit["norm2"]["__call__"]
         np.testing.assert_allclose(unit["__call__"], end(x, conv, norm), rtol=1e-5, atol=1e-5)
-        if activation is preact.BN_AFTER_ADDITION:
+        if activation is preact_unit.BN_AFTER_ADDITION:
             p, s = params[f"layer1_{j}"]["norm2"], batch_stats[f"layer1_{j}"]["norm2"]
             p, s = (jax.tree.map(lambda v: v[None, None, None], tree) for tree in (p, s))
             normed = (x + conv - s["mean"]) / jnp.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
             np.testing.assert_allclose(norm, normed, rtol=1e-4, atol=1e-4)
-    if activation is preact.RELU_BEFORE_ADDITION:  # "monotonically increasing"
+    if activation is preact_unit.RELU_BEFORE_ADDITION:  # "monotonically increasing"
         assert bool((found["layer1_2"]["__call__"] >= found["layer1_1"]["__call__"]).all())
 
 
 def test_original_activation_is_the_cifar_resnet():
-    ours, theirs = CifarPreAct((1, 1, 1), activation=preact.ORIGINAL), CifarResNet((1, 1, 1))
+    ours, theirs = CifarPreAct((1, 1, 1), activation=preact_unit.ORIGINAL), CifarResNet((1, 1, 1))
     params, batch_stats = random_variables(ours)
 
     def renamed(tree: Any) -> Any:
@@ -215,28 +216,28 @@ def summands(shortcut: Any, strides: int = 1, features: int = 8, train: bool = F
 
 
 def test_identity_shortcut_is_option_a():
-    h, branch, _ = summands(preact.identity)
+    h, branch, _ = summands(preact_unit.identity)
     chex.assert_trees_all_equal(h, X)
     assert bool((branch == 3).all())
-    h, _, _ = summands(preact.identity, strides=2, features=16)
+    h, _, _ = summands(preact_unit.identity, strides=2, features=16)
     chex.assert_trees_all_equal(h[..., 4:12], X[:, ::2, ::2])
     assert not h[..., :4].any()
     assert not h[..., 12:].any()
 
 
 def test_constant_scaling_halves_both_paths_or_the_shortcut_alone():
-    h, branch, _ = summands(preact.constant_scaling)
+    h, branch, _ = summands(preact_unit.constant_scaling)
     chex.assert_trees_all_equal(h, 0.5 * X)
     assert bool((branch == 1.5).all())
-    h, branch, _ = summands(partial(preact.constant_scaling, branch=1.0))
+    h, branch, _ = summands(partial(preact_unit.constant_scaling, branch=1.0))
     chex.assert_trees_all_equal(h, 0.5 * X)
     assert bool((branch == 3).all())
 
 
 def test_dropout_shortcut_drops_in_training_only():
-    h, branch, _ = summands(preact.dropout_shortcut)
+    h, branch, _ = summands(preact_unit.dropout_shortcut)
     chex.assert_trees_all_equal(h, X)
-    h, branch, _ = summands(preact.dropout_shortcut, train=True)
+    h, branch, _ = summands(preact_unit.dropout_shortcut, train=True)
     assert bool(((h == 0) | jnp.isclose(h, 2 * X)).all())
     assert 0.3 < float((h == 0).mean()) < 0.7
     assert bool((branch == 3).all())
@@ -245,8 +246,11 @@ def test_dropout_shortcut_drops_in_training_only():
 @pytest.mark.parametrize("features", [8, 16])
 def test_gates_start_closed_by_their_bias_and_weigh_the_paths_as_the_paper_says(features: int):
     strides = features // 8
-    x, _, _ = summands(preact.identity, strides, features)
-    for shortcut, weighs_branch in ((preact.exclusive_gating, True), (preact.shortcut_only_gating, False)):
+    x, _, _ = summands(preact_unit.identity, strides, features)
+    for shortcut, weighs_branch in (
+        (preact_unit.exclusive_gating, True),
+        (preact_unit.shortcut_only_gating, False),
+    ):
         h, branch, variables = summands(partial(shortcut, bias=-2.0), strides, features)
         kernel, bias = (variables["params"]["gate"][key] for key in ("kernel", "bias"))
         assert (kernel.shape, bool((bias == -2).all())) == ((1, 1, features, features), True)
@@ -258,15 +262,15 @@ def test_gates_start_closed_by_their_bias_and_weigh_the_paths_as_the_paper_says(
 
 
 def test_1x1_shortcuts_read_the_activated_input():
-    for shortcut in (preact.convolution, preact.projection, preact.strided_identity):
+    for shortcut in (preact_unit.convolution, preact_unit.projection, preact_unit.strided_identity):
         h, _, variables = summands(shortcut, strides=2, features=16)
         layer = variables["params"]["shortcut"]
         np.testing.assert_allclose(h, nn.relu(X)[:, ::2, ::2] @ layer["kernel"][0, 0], rtol=1e-4, atol=1e-5)
-        assert ("bias" in layer) == (shortcut is preact.strided_identity)
-    for shortcut in (preact.projection, preact.strided_identity):
+        assert ("bias" in layer) == (shortcut is preact_unit.strided_identity)
+    for shortcut in (preact_unit.projection, preact_unit.strided_identity):
         h, _, _ = summands(shortcut)
         chex.assert_trees_all_equal(h, X)
-    h, _, _ = summands(preact.strided_identity, strides=2)
+    h, _, _ = summands(preact_unit.strided_identity, strides=2)
     chex.assert_trees_all_equal(h, X[:, ::2, ::2])
 
 
@@ -333,3 +337,18 @@ def test_network_starts_as_its_source_does(name: str, conv_std: Any, dense_std: 
     assert not head["bias"].any()
     with_bias = {layer for layer, leaves in params["layer1_0"].items() if {"kernel", "bias"} <= set(leaves)}
     assert with_bias == ({"shortcut", "conv3"} if name == "resnet50v2_keras" else set())
+
+
+@pytest.mark.parametrize("gates", [None, jnp.linspace(0.5, 1, 9)], ids=["plain", "gated"])
+@pytest.mark.parametrize("train", [True, False])
+def test_units_in_a_loop_equal_units_in_turn(train: bool, gates):
+    model = CifarPreActBottleneck(bottleneck_sizes(29), widths=(16, 32, 64))
+    variables = random_variables(model)
+
+    def run(model):
+        apply = partial(flaxarch.functional(model).apply, train=train, gates=gates)
+        return jax.jit(apply)(*variables, IMAGES)
+
+    found, expected = run(model.clone(scan=True)), run(model)
+    chex.assert_trees_all_equal_structs(found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flaxarch.convert import keras, timm, torchvision
-from flaxarch.models import preact_resnet as ours
+from flaxarch.models import preact_unit
 from tests.golden.case import Case
 
 _STAGES = {2: "stem.conv", 4: "stages.0", 8: "stages.1", 16: "stages.2", 32: "norm"}
@@ -41,19 +41,19 @@ def _torch(*args: Any, imagenet: bool = False, **kwargs: Any) -> Case:
 
 
 _ROWS = {  # of Fig. 4
-    "a": ours.ORIGINAL,
-    "b": ours.BN_AFTER_ADDITION,
-    "c": ours.RELU_BEFORE_ADDITION,
-    "d": ours.RELU_ONLY_PREACT,
-    "e": ours.FULL_PREACT,
+    "a": preact_unit.ORIGINAL,
+    "b": preact_unit.BN_AFTER_ADDITION,
+    "c": preact_unit.RELU_BEFORE_ADDITION,
+    "d": preact_unit.RELU_ONLY_PREACT,
+    "e": preact_unit.FULL_PREACT,
 }
 _SHORTCUTS = {  # of Fig. 2
-    "identity": ours.identity,
-    "projection": ours.projection,
-    "scaling": ours.constant_scaling,
-    "exclusive gating": ours.exclusive_gating,
-    "shortcut-only gating": ours.shortcut_only_gating,
-    "conv": ours.convolution,
+    "identity": preact_unit.identity,
+    "projection": preact_unit.projection,
+    "scaling": preact_unit.constant_scaling,
+    "exclusive gating": preact_unit.exclusive_gating,
+    "shortcut-only gating": preact_unit.shortcut_only_gating,
+    "conv": preact_unit.convolution,
 }
 
 
