@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import flaxarch
+import flaxarch.models
 from flaxarch.layers import Network
 from flaxarch.ops import use_native_forms
 from flaxarch.registry import UnknownModelError

@@ -51,7 +51,7 @@ def tiny_stem(network: Any, images: jax.Array, unit: Any) -> jax.Array:
     return max_pool(x, (6, 6), (5, 5))
 
 
-PAPER = InceptionResNet(
+PAPER: Any = InceptionResNet(
     stem=tiny_stem,
     block_a=((2,), (2, 2), (2, 3, 4)),
     reduction_a=(2, 3, 4, 4),
@@ -62,7 +62,7 @@ PAPER = InceptionResNet(
     dropout_rate=0.0,
     num_classes=5,
 )
-RELEASED = PAPER.clone(last_features=7)
+RELEASED: Any = PAPER.clone(last_features=7)
 NUM_BLOCKS = 5
 OURS = Rules("ours", TORCH, ((r"/", "."),))
 BLOCKS = ("block35_1", "block35_2", "block17_1", "block8_1", "block8_2")
