@@ -69,15 +69,20 @@ def _rows(family: Any, parity: dict[str, Any]) -> Iterator[list[str]]:
             "x".join(str(size) for size in row.input_shape),
             row.source,
         ]
-        cases = [case for case in parity.values() if case["row"] == name]
-        for case in cases:
-            errors = case["errors"]
+        cases = {key: case for key, case in parity.items() if case["row"] == name}
+        for key, case in cases.items():
+            form, errors = key.partition(", ")[2], case["errors"]
+            against = case["against"] + (f", {form}" if form and form not in case["against"] else "")
             sizes = ", ".join(f"{height}x{width}" for _, height, width in case["evaluation"])
             training = max(errors[kind] for kind in ("loss", "gradients", "statistics"))
-            yield [*about, case["against"], sizes, f"{errors['logits']:.0e}", f"{training:.0e}"]
+            yield [*about, against, sizes, f"{errors['logits']:.0e}", f"{training:.0e}"]
             about = ["", "", "", "", ""]
         if not cases:
-            yield [*about, "counts only", "", "", ""]
+            yield [*about, "not compared yet" if _is_library(row.source) else "counts only", "", "", ""]
+
+
+def _is_library(source: str) -> bool:
+    return source.startswith(("torchvision", "timm", "Keras"))
 
 
 def _first_line(family: Any) -> str:

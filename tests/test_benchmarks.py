@@ -3,12 +3,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import runs
+from benchmarks import models, runs
 
 
 def test_readme_holds_the_table_that_the_kept_runs_give():
     readme = runs.README.read_text(encoding="utf-8")
     assert runs.MARKS.sub(rf"\1{runs.table()}\2", readme) == readme
+
+
+def test_the_table_of_networks_is_what_the_registry_and_the_kept_comparisons_give():
+    assert models.PAGE.read_text(encoding="utf-8") == models.page()
+
+
+def test_every_kept_comparison_is_within_the_contract():
+    kept = json.loads(models.PARITY.read_text(encoding="utf-8"))
+    assert kept
+    for name, case in kept.items():
+        errors = case["errors"]
+        assert errors.pop("logits") < 1e-9, name
+        assert max(errors.values()) < 1e-8, name
 
 
 def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
