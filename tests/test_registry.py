@@ -106,7 +106,7 @@ def test_list_models_is_sorted_and_takes_a_pattern():
     names = flaxarch.list_models()
     assert names == sorted(names)
     assert flaxarch.list_models("wrn_*") == ["wrn_16_4", "wrn_16_8", "wrn_28_10", "wrn_40_4"]
-    assert flaxarch.list_models("alexnet") == []
+    assert flaxarch.list_models("alexnot*") == []
 
 
 def test_published_row_tells_what_the_network_expects():

@@ -88,7 +88,7 @@ def _is_keras_archive(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "model.weights.h5" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):  # that of a later version, or encrypted
         return False
 
 

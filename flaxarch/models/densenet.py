@@ -23,7 +23,7 @@ from flax import linen as nn
 from flaxarch.layers import Conventions, ModuleDef, Network, check_images, tap, uniform_dense
 from flaxarch.models.resnet import KERAS, Stem
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, Variant
+from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, KERAS_PICTURES, Variant
 
 
 class DenseLayer(nn.Module):
@@ -133,11 +133,13 @@ class DenseNet(Network):
 
 _121, _169, _201, _264 = (6, 12, 24, 16), (6, 12, 32, 32), (6, 12, 48, 32), (6, 12, 64, 48)
 _keras = partial(DenseNet, 32, conventions=replace(KERAS, conv_bias=False))
+_keras_row = partial(Variant, **KERAS_PICTURES)
 _TV, _K, _HUANG = "torchvision 0.29", "Keras 3.15", "Huang et al. 2017, Table"
 
 
 _CIFAR: dict[str, Any] = {
     "input_shape": (32, 32, 3),
+    "resize": 32,
     "num_classes": 10,
     "mean": CIFAR10_MEAN,
     "std": CIFAR10_STD,
@@ -164,9 +166,9 @@ VARIANTS = {
     "densenet169": Variant(partial(DenseNet, 32, _169), _TV, 14_149_480, 158_400, 3_359_843_328),
     "densenet201": Variant(partial(DenseNet, 32, _201), _TV, 20_013_928, 229_056, 4_291_365_888),
     "densenet264": Variant(partial(DenseNet, 32, _264), f"{_HUANG} 1", 33_337_704, 398_528, 5_751_653_376),
-    "densenet121_keras": Variant(partial(_keras, _121), _K, 7_978_856, 83_648, 2_834_161_664),
-    "densenet169_keras": Variant(partial(_keras, _169), _K, 14_149_480, 158_400, 3_359_843_328),
-    "densenet201_keras": Variant(partial(_keras, _201), _K, 20_013_928, 229_056, 4_291_365_888),
+    "densenet121_keras": _keras_row(partial(_keras, _121), _K, 7_978_856, 83_648, 2_834_161_664),
+    "densenet169_keras": _keras_row(partial(_keras, _169), _K, 14_149_480, 158_400, 3_359_843_328),
+    "densenet201_keras": _keras_row(partial(_keras, _201), _K, 20_013_928, 229_056, 4_291_365_888),
     "densenet_40_12": Variant(_cifar(40, 12), f"{_HUANG} 2", 1_019_722, 18_096, 264_812_928, **_CIFAR),
     "densenet_100_12": Variant(_cifar(100, 12), f"{_HUANG} 2", 6_979_642, 117_216, 1_769_516_448, **_CIFAR),
     "densenet_100_24": Variant(_cifar(100, 24), f"{_HUANG} 2", 27_249_082, 231_264, 6_889_347_744, **_CIFAR),

@@ -145,6 +145,7 @@ class DPN(Network):
 _row = partial(
     Variant,
     source="timm 1.0",
+    interpolation="bicubic",
     mean=(124 / 255, 117 / 255, 104 / 255),
     std=(0.0167**-1 / 255,) * 3,  # the authors multiplied pixels in [0, 255] by 0.0167
 )

@@ -35,7 +35,7 @@ from flaxarch.models import inception_v4
 from flaxarch.models.inception_v3 import KERAS_INCEPTION
 from flaxarch.models.inception_v4 import TIMM_INCEPTION, ReductionA, branch
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.variant import Variant
+from flaxarch.variant import KERAS_PICTURES, Variant
 
 Branches = tuple[tuple[int, ...], ...]  # features of each branch's layers
 Kernels = tuple[tuple[int, int], ...]  # of a branch's first, second, third layer
@@ -207,7 +207,9 @@ _v2 = partial(
 _v2_10_20_10 = partial(_v2, stage_sizes=(10, 20, 10))
 _released = partial(_v2_10_20_10, stem=released_stem, last_features=1536, dropout_rate=0.0)
 _keras = partial(_released, conventions=KERAS_INCEPTION)
-_row = partial(Variant, input_shape=(299, 299, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
+_row = partial(
+    Variant, input_shape=(299, 299, 3), mean=(0.5,) * 3, std=(0.5,) * 3, resize=333, interpolation="bicubic"
+)
 _PAPER = "Szegedy et al. 2017"
 
 # Model, source, parameters, batch statistics, multiply-accumulates: counted on the libraries' networks, and
@@ -215,7 +217,9 @@ _PAPER = "Szegedy et al. 2017"
 VARIANTS = {
     "inception_resnet_v1": _row(_v1, f"{_PAPER}, Fig. 15", 22_756_328, 27_040, 6_206_361_696),
     "inception_resnet_v2": _row(_released, "timm 1.0", 55_843_464, 60_544, 13_155_794_016),
-    "inception_resnet_v2_keras": _row(_keras, "Keras 3.15", 55_813_192, 60_544, 13_155_794_016),
+    "inception_resnet_v2_keras": _row(
+        _keras, "Keras 3.15", 55_813_192, 60_544, 13_155_794_016, **KERAS_PICTURES
+    ),
     "inception_resnet_v2_paper": _row(_v2, f"{_PAPER}, Fig. 15", 32_433_928, 32_864, 9_257_953_632),
     "inception_resnet_v2_paper_10_20_10": _row(
         _v2_10_20_10, f"{_PAPER}, Fig. 15, released stage sizes", 55_284_488, 57_344, 14_142_011_232

@@ -31,7 +31,7 @@ from flaxarch.layers import (
     tap,
 )
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.variant import IMAGENET_MEAN, IMAGENET_STD, Variant
+from flaxarch.variant import IMAGENET_MEAN, IMAGENET_STD, KERAS_PICTURES, Variant
 
 Pool = Callable[[jax.Array], jax.Array]  # 3x3 mean with stride 1, of the same size
 
@@ -242,12 +242,12 @@ def to_half(x: jax.Array) -> jax.Array:
 
 _no_aux = partial(InceptionV3, aux=False)
 _keras = partial(_no_aux, count_padding=False, dropout_rate=0.0, conventions=KERAS_INCEPTION)
-_row = partial(Variant, input_shape=(299, 299, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
+_row = partial(Variant, input_shape=(299, 299, 3), mean=(0.5,) * 3, std=(0.5,) * 3, resize=342)
 
 # Model, source, parameters, batch statistics, multiply-accumulates (of evaluation, without auxiliary head),
 # counted on the libraries' networks.
 VARIANTS = {
     "inception_v3": _row(InceptionV3, "torchvision 0.29", 27_161_264, 36_224, 5_713_216_096),
     "inception_v3_no_aux": _row(_no_aux, "torchvision 0.29, timm 1.0", 23_834_568, 34_432, 5_713_216_096),
-    "inception_v3_keras": _row(_keras, "Keras 3.15", 23_817_352, 34_432, 5_713_216_096),
+    "inception_v3_keras": _row(_keras, "Keras 3.15", 23_817_352, 34_432, 5_713_216_096, **KERAS_PICTURES),
 }

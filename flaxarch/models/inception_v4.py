@@ -189,6 +189,8 @@ VARIANTS = {
         63_168,
         12_253_974_624,
         input_shape=(299, 299, 3),
+        resize=341,
+        interpolation="bicubic",
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )

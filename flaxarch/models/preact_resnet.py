@@ -50,7 +50,7 @@ from flaxarch.models.preact_unit import (
 )
 from flaxarch.models.resnet import KERAS, Stem
 from flaxarch.ops import global_avg_pool, max_pool
-from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, Variant
+from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, KERAS_PICTURES, Variant
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,12 @@ _200 = (3, 24, 36, 3)  # "16 more units than ResNet-152, on the feature map of 2
 _CIFAR: dict[str, Any] = {
     "input_shape": (32, 32, 3),
     "num_classes": 10,
+    "resize": 32,
     "mean": CIFAR10_MEAN,
     "std": CIFAR10_STD,
 }
-_HALF: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+_signed = partial(Variant, mean=(0.5,) * 3, std=(0.5,) * 3)  # pixels in [-1, 1]
+_timm_row, _keras_row = partial(_signed, interpolation="bicubic"), partial(_signed, **KERAS_PICTURES)
 _HE, _T, _K = "He et al. 2016b, Table", "timm 1.0", "Keras 3.15"
 
 # Parameters, batch statistics, multiply-accumulates: counted on the libraries' networks; the paper's by
@@ -230,18 +232,20 @@ VARIANTS = {
         **_CIFAR,
     ),
     "preact_resnet200": Variant(partial(_paper, _200), f"{_HE} 5", 64_666_152, 168_320, 14_776_270_848),
-    "resnetv2_18": Variant(partial(_basic, _18, **_timm), _T, 11_687_720, 7_808, 1_814_073_344, **_HALF),
-    "resnetv2_34": Variant(partial(_basic, _34, **_timm), _T, 21_795_880, 15_232, 3_663_761_408, **_HALF),
-    "resnetv2_50": Variant(
-        partial(_bottleneck, _50, **_timm), _T, 25_549_352, 45_440, 4_089_184_256, **_HALF
+    "resnetv2_18": _timm_row(partial(_basic, _18, **_timm), _T, 11_687_720, 7_808, 1_814_073_344, resize=248),
+    "resnetv2_34": _timm_row(
+        partial(_basic, _34, **_timm), _T, 21_795_880, 15_232, 3_663_761_408, resize=248
     ),
-    "resnetv2_101": Variant(
-        partial(_bottleneck, _101, **_timm), _T, 44_541_480, 97_664, 7_801_405_440, **_HALF
+    "resnetv2_50": _timm_row(
+        partial(_bottleneck, _50, **_timm), _T, 25_549_352, 45_440, 4_089_184_256, resize=235
     ),
-    "resnetv2_152": Variant(
-        partial(_bottleneck, _152, **_timm), _T, 60_185_128, 143_744, 11_513_626_624, **_HALF
+    "resnetv2_101": _timm_row(
+        partial(_bottleneck, _101, **_timm), _T, 44_541_480, 97_664, 7_801_405_440, resize=235
     ),
-    "resnet50v2_keras": Variant(partial(_keras, _50), _K, 25_568_360, 45_440, 3_482_255_360, **_HALF),
-    "resnet101v2_keras": Variant(partial(_keras, _101), _K, 44_577_896, 97_664, 7_194_476_544, **_HALF),
-    "resnet152v2_keras": Variant(partial(_keras, _152), _K, 60_236_904, 143_744, 10_906_697_728, **_HALF),
+    "resnetv2_152": _timm_row(
+        partial(_bottleneck, _152, **_timm), _T, 60_185_128, 143_744, 11_513_626_624, resize=256
+    ),
+    "resnet50v2_keras": _keras_row(partial(_keras, _50), _K, 25_568_360, 45_440, 3_482_255_360),
+    "resnet101v2_keras": _keras_row(partial(_keras, _101), _K, 44_577_896, 97_664, 7_194_476_544),
+    "resnet152v2_keras": _keras_row(partial(_keras, _152), _K, 60_236_904, 143_744, 10_906_697_728),
 }

@@ -94,19 +94,18 @@ def _cifar_row(depth: int) -> Variant:
 
 
 _TIMM = "timm 1.0"
+_row = partial(Variant, interpolation="bicubic")
 
 # Model, source, parameters, batch statistics, multiply-accumulates: counted on timm's networks.
 VARIANTS = {
-    "seresnet18": Variant(partial(_basic, _18), _TIMM, 11_779_624, 9_600, 1_814_161_408),
-    "seresnet34": Variant(partial(_basic, _34), _TIMM, 21_960_416, 17_024, 3_663_920_128),
-    "seresnet50": Variant(partial(_bottleneck, _50), _TIMM, 28_088_024, 53_120, 4_091_699_200),
-    "seresnet101": Variant(partial(_bottleneck, _101), _TIMM, 49_326_872, 105_344, 7_806_148_608),
-    "seresnet152": Variant(partial(_bottleneck, _152), _TIMM, 66_821_848, 151_424, 11_520_204_800),
-    "seresnext50_32x4d": Variant(partial(_timm, _50, block=_next), _TIMM, 27_559_896, 68_224, 4_232_994_816),
-    "seresnext101_32x4d": Variant(
-        partial(_timm, _101, block=_next), _TIMM, 48_955_416, 137_856, 7_974_739_968
-    ),
-    "senet154": Variant(_154, _TIMM, 115_088_984, 247_552, 20_688_363_520),
+    "seresnet18": _row(partial(_basic, _18), _TIMM, 11_779_624, 9_600, 1_814_161_408),
+    "seresnet34": _row(partial(_basic, _34), _TIMM, 21_960_416, 17_024, 3_663_920_128),
+    "seresnet50": _row(partial(_bottleneck, _50), _TIMM, 28_088_024, 53_120, 4_091_699_200, resize=235),
+    "seresnet101": _row(partial(_bottleneck, _101), _TIMM, 49_326_872, 105_344, 7_806_148_608),
+    "seresnet152": _row(partial(_bottleneck, _152), _TIMM, 66_821_848, 151_424, 11_520_204_800),
+    "seresnext50_32x4d": _row(partial(_timm, _50, block=_next), _TIMM, 27_559_896, 68_224, 4_232_994_816),
+    "seresnext101_32x4d": _row(partial(_timm, _101, block=_next), _TIMM, 48_955_416, 137_856, 7_974_739_968),
+    "senet154": _row(_154, _TIMM, 115_088_984, 247_552, 20_688_363_520),
     "legacy_seresnet50": Variant(partial(_legacy, _50), _TIMM, 28_088_024, 53_120, 3_860_488_192),
     "legacy_seresnet101": Variant(partial(_legacy, _101), _TIMM, 49_326_872, 105_344, 7_574_937_600),
     "legacy_seresnet152": Variant(partial(_legacy, _152), _TIMM, 66_821_848, 151_424, 11_288_993_792),

@@ -247,8 +247,8 @@ _PYTORCH_UNET = Conventions(kernel_init=torch_uniform, torch_bias=True)
 _same = partial(UNet, padding=1)
 _same_bn = partial(_same, batch_norm=True, dropout_rate=0.0, up_init=torch_uniform, conventions=_PYTORCH_UNET)
 _FIG1 = "Ronneberger et al. 2015, Fig. 1"
-_UNSCALED: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-_GREY: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "channels": "L"}
+_UNSCALED: dict[str, Any] = {"resize": None, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+_GREY: dict[str, Any] = {"resize": None, "mean": (0.0,), "std": (1.0,), "channels": "L"}
 
 
 def _over(encoder: Network, num_classes: int, dtype: DTypeLike) -> PyramidUNet:

@@ -182,6 +182,7 @@ VARIANTS = {
         8_448,
         313_201_664,
         input_shape=(32, 32, 3),
+        resize=32,
         num_classes=10,
     ),
 }

@@ -26,7 +26,7 @@ from flaxarch.layers import (
 )
 from flaxarch.ops import global_avg_pool, max_pool
 from flaxarch.ops.pool import Padding
-from flaxarch.variant import Variant
+from flaxarch.variant import KERAS_PICTURES, Variant
 
 
 class SeparableConv(nn.Module):
@@ -142,12 +142,18 @@ _row = partial(
     num_batch_stats=54_528,
     macs=8_357_403_496,
     input_shape=(299, 299, 3),
+    resize=333,
+    interpolation="bicubic",
     mean=(0.5,) * 3,
     std=(0.5,) * 3,
 )
 
 # Counted on the libraries' networks.
+_keras = partial(Xception, pool_padding="SAME", conventions=KERAS)
+
 VARIANTS = {
     "xception": _row(Xception, "timm 1.0"),
-    "xception_keras": _row(partial(Xception, pool_padding="SAME", conventions=KERAS), "Keras 3.15"),
+    "xception_keras": _row(
+        partial(Xception, pool_padding="SAME", conventions=KERAS), "Keras 3.15", **KERAS_PICTURES
+    ),
 }

@@ -31,7 +31,7 @@ class Case:
     stages: dict[int, str] = field(default_factory=dict)  # stride -> module of the library that gives the map
     aux_weight: float = 0.0  # of each auxiliary loss
     golden: bool = False
-    slow: bool = False  # too long for the default tests, even so
+    slow: bool = False  # golden, but not in the default tests: another case has most of it
     lax: bool = False  # in the default tests in lax's own forms: the CPU's of many groups compile long
 
     @property

@@ -29,7 +29,10 @@ def _cifar(depth: int, growth_rate: int, bc: bool) -> Case:
 
 
 CASES = {
-    "densenet121": _torchvision("densenet121", golden=True),
+    "densenet121, shallow": _torchvision(
+        "DenseNet", 32, (2, 3, 2, 2), row="densenet121", fields={"block_sizes": (2, 3, 2, 2)}, golden=True
+    ),
+    "densenet121": _torchvision("densenet121", golden=True, slow=True),
     "densenet161": _torchvision("densenet161"),
     "densenet169": _torchvision("densenet169"),
     "densenet201": _torchvision("densenet201"),
@@ -37,7 +40,7 @@ CASES = {
     "densenet121_keras": _keras(121, 24),
     "densenet169_keras": _keras(169, 32),
     "densenet201_keras": _keras(201, 48),
-    "densenet_40_12": _cifar(40, 12, bc=False).but(golden=True),
+    "densenet_40_12": _cifar(40, 12, bc=False).but(golden=True, slow=True),
     "densenet_100_12": _cifar(100, 12, bc=False),
     "densenet_100_24": _cifar(100, 24, bc=False),
     "densenet_bc_100_12": _cifar(100, 12, bc=True),

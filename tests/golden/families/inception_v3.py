@@ -42,5 +42,6 @@ CASES = {
         training=_TRAINING,
         stages={2: "activation_2", 4: "activation_4", 8: "mixed2", 16: "mixed7", 32: "mixed10"},
         golden=True,
+        slow=True,
     ),
 }

@@ -80,7 +80,7 @@ CASES = {
             "wide_resnet101_2",
         )
     },
-    "resnet50, output stride 8": _dilated(8).but(golden=True),
+    "resnet50, output stride 8": _dilated(8).but(golden=True, slow=True),
     "resnet50, output stride 16": _dilated(16),
     "resnet18d": _resnet_d(18),
     "resnet50d": _resnet_d(50).but(golden=True, slow=True),

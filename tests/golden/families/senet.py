@@ -30,7 +30,7 @@ def _cifar(depth: int) -> Case:
 
 CASES = {
     "seresnet18": _timm("seresnet18", golden=True),
-    "legacy_seresnet50": _legacy("legacy_seresnet50", golden=True),
+    "legacy_seresnet50": _legacy("legacy_seresnet50", golden=True, slow=True),
     **{f"seresnet{depth}": _cifar(depth) for depth in (20, 56, 110)},
     **{
         name: _timm(name)

@@ -18,6 +18,7 @@ CASES = {
         rules=keras.XCEPTION,
         stages={2: "block1_conv2_act", 16: "add_10", 32: "block14_sepconv2_act"},
         golden=True,
+        slow=True,
         **_SIZES,
     ),
 }
