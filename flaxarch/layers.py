@@ -213,39 +213,32 @@ def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:
 
 
 def block_gates(
-    module: nn.Module,
-    gates: jax.Array | None,
-    *,
-    num_blocks: int,
-    survival_prob: float,
-    train: bool,
-    dtype: DTypeLike,
+    network: Any, gates: jax.Array | None, *, num_blocks: int, train: bool
 ) -> list[jax.Array | None]:
     """One gate per residual block, shaped to multiply its branch (N, H, W, C); None is a gate of one.
 
     Args:
-      module: the network; draws come from its PRNG stream "gates".
+      network: has the field `survival_prob`, the chance that the last block is kept in training; 1 for no
+        stochastic depth. One draw per block and batch, from the PRNG stream "gates"; in evaluation a block's
+        gate is its chance to be kept (Huang et al. 2016, Sec. 3).
       gates: given by the caller, (num_blocks,) or (num_blocks, N); they replace stochastic depth.
       num_blocks: number of residual blocks in the network.
-      survival_prob: chance that the last block is kept in training; 1 for no stochastic depth. One draw per
-        block and batch; in evaluation a block's gate is its chance to be kept (Huang et al. 2016, Sec. 3).
       train: whether the network trains.
-      dtype: of the branches.
     """
     if gates is not None:
-        gates = jnp.asarray(gates, dtype)
+        gates = jnp.asarray(gates, network.dtype)
         if gates.ndim not in (1, 2) or len(gates) != num_blocks:
             raise ValueError(
                 f"gates of shape {gates.shape} do not fit this network of {num_blocks} residual blocks: "
                 f"give ({num_blocks},), or ({num_blocks}, N) for one gate per block and image"
             )
-    elif survival_prob == 1 or module.is_initializing():
+    elif network.survival_prob == 1 or network.is_initializing():
         return [None] * num_blocks
     else:
-        gates = linear_survival_probs(num_blocks, survival_prob)
+        gates = linear_survival_probs(num_blocks, network.survival_prob)
         if train:
-            gates = jax.random.bernoulli(module.make_rng("gates"), gates)
-        gates = gates.astype(dtype)
+            gates = jax.random.bernoulli(network.make_rng("gates"), gates)
+        gates = gates.astype(network.dtype)
     return list(gates.reshape(num_blocks, -1, 1, 1, 1))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from flaxarch import registry
 from flaxarch.variant import Variant
 
+_MAX_RATIO = 100  # of a picture's sides: resized by the shorter one, a strip would take gigabytes
+
 
 def preprocess(name: str) -> Callable[[Any], np.ndarray]:
     """The preprocessing with which a row's released weights were evaluated: picture -> float32 (H, W, C).
@@ -56,6 +58,7 @@ def _from_array(array: np.ndarray) -> Any:
         array.dtype != np.uint8
         or array.ndim not in (2, 3)
         or (array.ndim == 3 and array.shape[2] not in (1, 3))
+        or not array.size
     ):
         raise ValueError(
             f"a picture as an array is uint8 (H, W), (H, W, 1) or (H, W, 3), not {array.dtype} {array.shape}"
@@ -72,6 +75,10 @@ def _prepared(image: Any, row: Variant) -> np.ndarray:
         image = image.resize((width, height), resample)
     else:
         short, long = sorted(image.size)
+        if long > _MAX_RATIO * short:
+            raise ValueError(
+                f"a picture of {image.size[0]}x{image.size[1]} pixels is too narrow to be cropped"
+            )
         sizes = {short: row.resize, long: max(row.resize, int(row.resize * long / short))}
         image = image.resize((sizes[image.size[0]], sizes[image.size[1]]), resample)
         left, top = (round((size - cut) / 2) for size, cut in zip(image.size, (width, height), strict=True))

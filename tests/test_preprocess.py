@@ -72,11 +72,18 @@ def test_each_row_says_how_its_pictures_are_made(name: str):
 
 
 @pytest.mark.parametrize(
-    "picture", [PICTURE / 255, PICTURE[None], np.zeros((4, 4, 2), np.uint8)], ids=["floats", "batch", "two"]
+    "picture",
+    [PICTURE / 255, PICTURE[None], np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)],
+    ids=["floats", "batch", "two channels", "empty"],
 )
 def test_an_array_that_is_no_picture_is_refused(picture):
     with pytest.raises(ValueError, match=r"a picture as an array is uint8 \(H, W\)"):
         preprocess("resnet50")(picture)
+
+
+def test_a_strip_that_resizing_would_make_gigabytes_of_is_refused():
+    with pytest.raises(ValueError, match="a picture of 60000x1 pixels is too narrow to be cropped"):
+        preprocess("resnet50")(np.zeros((1, 60_000, 3), np.uint8))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + bytes(30)])

@@ -103,7 +103,8 @@ def save(path: str | os.PathLike[str], model: Network, variables: dict[str, Any]
     """
     name, fields = registry.describe(model)
     row = registry.published(name)
-    preprocessing = {key: getattr(row, key) for key in ("input_shape", "mean", "std", "channels")}
+    of_pictures = ("input_shape", "resize", "interpolation", "mean", "std", "channels")
+    preprocessing = {key: getattr(row, key) for key in of_pictures}
     metadata = {
         "format": "flaxarch",
         "name": name,

@@ -102,16 +102,7 @@ class DPN(Network):
         check_images(images, 4 * 2 ** (len(self.stage_sizes) - 1), "this DPN")
         conv = self.conventions.conv(self.dtype)
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=sum(self.stage_sizes),
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
 
         size = (self.stem_size, self.stem_size)
         stem = ConvNorm(

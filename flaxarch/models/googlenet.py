@@ -26,9 +26,10 @@ from flaxarch.layers import (
     Network,
     check_images,
     local_response_norm,
+    normal_torch_dense,
     tap,
 )
-from flaxarch.models.inception_v3 import normal_torch_dense, to_half
+from flaxarch.models.inception_v3 import to_half
 from flaxarch.ops import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from flaxarch.variant import Variant
 

@@ -150,16 +150,7 @@ class InceptionResNet(Network):
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
         unit: Any = partial(ConvNorm, conv=conv, norm=norm)
         block = partial(ResidualBlock, conv=conv, unit=unit)
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=sum(self.stage_sizes),
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
         num_a, num_b, num_c = self.stage_sizes
         scale_a, scale_b, scale_c = self.scales
 

@@ -107,16 +107,8 @@ class InvertedResiduals(Network):
     ) -> jax.Array:
         """The blocks, called inside the network: (N, H, W, C), at stride 2, -> (N, H / 16, W / 16, C')."""
         blocks = self.blocks()
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=sum(block.has_shortcut for block in blocks),
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        num_blocks = sum(block.has_shortcut for block in blocks)
+        gate = iter(block_gates(self, gates, num_blocks=num_blocks, train=train))
         stride = 2
         for number, block in enumerate(blocks, start=1):
             if block.strides > 1:

@@ -120,16 +120,7 @@ class PreActResNet(Network):
         dropout = partial(nn.Dropout, deterministic=not train)
         unit = partial(Unit, branch=self.branch, activation=self.activation, shortcut=self.shortcut)
         unit = partial(unit, conv=conv, norm=norm, dropout=dropout)
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=sum(self.stage_sizes),
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
 
         def activate(x: jax.Array) -> jax.Array:
             first = self.activation.before if self.stem.activates else ()

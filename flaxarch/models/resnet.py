@@ -204,16 +204,7 @@ class ResNet(Network):
             last_norm=partial(norm, scale_init=zero_or_one),
             shortcut=self.shortcut,
         )
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=sum(self.stage_sizes),
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
 
         x = self.stem.layers(self, images.astype(self.dtype), conv, norm)
         stride, dilation = self.stem.stride, 1

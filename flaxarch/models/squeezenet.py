@@ -61,11 +61,7 @@ class SqueezeNet(Network):
         if not self.bypass and (gates is not None or self.survival_prob != 1):
             raise ValueError("a SqueezeNet without bypass takes neither gates nor survival_prob")
         conv = self.conventions.conv(self.dtype)
-        gate = iter(
-            block_gates(
-                self, gates, num_blocks=4, survival_prob=self.survival_prob, train=train, dtype=self.dtype
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=4, train=train))
 
         side = self.kernel_size
         x = conv(self.stem_features, (side, side), (2, 2), padding=0, name="conv1")(images.astype(self.dtype))

@@ -61,16 +61,7 @@ class WideResNet(Network):
         conv = self.conventions.conv(self.dtype)
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
         dropout = partial(nn.Dropout, self.dropout_rate, deterministic=not train)
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=3 * num_blocks,
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=3 * num_blocks, train=train))
 
         x = conv(16, (3, 3), padding=1, name="conv1")(images.astype(self.dtype))
         for i, features in enumerate((16, 32, 64), start=1):

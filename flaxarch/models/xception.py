@@ -94,16 +94,7 @@ class Xception(Network):
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
         block = partial(Block, conv=conv, norm=norm, pool_padding=self.pool_padding)
         num_entry = len(self.entry_widths)
-        gate = iter(
-            block_gates(
-                self,
-                gates,
-                num_blocks=num_entry + self.num_middle + 1,
-                survival_prob=self.survival_prob,
-                train=train,
-                dtype=self.dtype,
-            )
-        )
+        gate = iter(block_gates(self, gates, num_blocks=num_entry + self.num_middle + 1, train=train))
 
         x = conv(32, (3, 3), (2, 2), padding=0, name="conv1")(images.astype(self.dtype))
         x = nn.relu(norm(name="bn1")(x))
