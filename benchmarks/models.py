@@ -51,11 +51,8 @@ def page() -> str:
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
         lines += ["| " + " | ".join(cells) + " |" for cells in _rows(family, parity)]
         lines.append("")
-    sizes = [_num_lines(family) for family in FAMILIES]
-    lines.append(
-        f"{sum(len(family.VARIANTS) for family in FAMILIES)} rows in {len(FAMILIES)} family files of "
-        f"{min(sizes)} to {max(sizes)} lines, {median(sizes):.0f} in the middle."
-    )
+    rows = sum(len(family.VARIANTS) for family in FAMILIES)
+    lines.append(f"{rows} rows in {len(FAMILIES)} family files.")
     return "\n".join(lines) + "\n"
 
 
@@ -96,3 +93,5 @@ def _num_lines(family: Any) -> int:
 if __name__ == "__main__":
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")
+    sizes = [_num_lines(family) for family in FAMILIES]
+    print(f"family files of {min(sizes)} to {max(sizes)} lines, {median(sizes):.0f} in the middle")
