@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flaxarch.layers import Network
+from flaxarch.layers import Conventions, Network
 from flaxarch.models import (
     alexnet,
     bn_inception,
@@ -101,9 +101,9 @@ def create(name: str, num_classes: int | None = None, dtype: DTypeLike = jnp.flo
 def describe(model: Network) -> tuple[str, dict[str, Any]]:
     """The row nearest to a model, and the fields in which the model differs: name, {field: value}.
 
-    `create(name).clone(**fields)` is the model again. `dtype`, and the axis of synchronised batch norm,
-    belong to a computation and are left out. Raises ValueError where a difference is no plain value (number,
-    string, tuple of numbers).
+    `create(name).clone(**fields)` is the model again. `dtype`, the axis of synchronised batch norm, and
+    whether batch norm is frozen belong to a computation and are left out. Raises ValueError where a
+    difference is no plain value: a number, a string, a tuple of such.
     """
     differences = {
         name: _differing_fields(model, create(name))
@@ -114,9 +114,15 @@ def describe(model: Network) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"no row of the registry is a {type(model).__name__}")
     name = min(differences, key=lambda name: len(differences[name]))
     for field, value in differences[name].items():
-        if not isinstance(value, bool | int | float | str | tuple | None):
+        if not _is_plain(value):
             raise ValueError(f"this {type(model).__name__} is no published one: its {field} is {value}")
     return name, differences[name]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _differing_fields(model: Network, other: Network) -> dict[str, Any]:
@@ -129,4 +135,6 @@ def _differing_fields(model: Network, other: Network) -> dict[str, Any]:
 def _is_same(mine: Any, its: Any) -> bool:
     if isinstance(mine, Network) and type(mine) is type(its):  # a U-Net's encoder
         return not _differing_fields(mine, its)
+    if isinstance(mine, Conventions):
+        return mine == dataclasses.replace(its, frozen=mine.frozen)
     return mine == its

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 import flaxarch
 from flaxarch import registry
-from flaxarch.convert import CheckpointError, keras, torchvision
+from flaxarch.convert import CheckpointError, keras, read_checkpoint, recognise, torchvision, write_torch
 from flaxarch.convert.rules import Rules, slots
 from flaxarch.convert.strict import fill
 from flaxarch.layers import Network
@@ -79,6 +79,99 @@ def test_saved_file_tells_name_and_preprocessing(resnet20, tmp_path: Path):
         metadata = file.metadata()
     assert metadata["name"] == "resnet20"
     assert json.loads(metadata["preprocessing"])["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_saved_file_names_its_classes_and_tells_where_it_comes_from(resnet20, tmp_path: Path):
+    names = [f"kind {i}" for i in range(10)]
+    flaxarch.save(tmp_path / "x.safetensors", *resnet20, classes=names, provenance={"source": "a test"})
+    found = recognise(tmp_path / "x.safetensors")
+    assert found.classes == tuple(names)
+    assert found.preprocessing is not None
+    assert found.preprocessing["std"] == [0.229, 0.224, 0.225]
+    assert str(found) == "resnet20 with flaxarch's names, 10 classes"
+    with safetensors.safe_open(tmp_path / "x.safetensors", framework="numpy") as file:
+        assert json.loads(file.metadata()["provenance"]) == {"source": "a test"}
+
+
+def test_names_of_classes_are_as_many_as_the_classes(resnet20, tmp_path: Path):
+    with pytest.raises(ValueError, match="there are 2 names for 10 classes"):
+        flaxarch.save(tmp_path / "x.safetensors", *resnet20, classes=["cat", "dog"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_with_frozen_batch_norm_is_saved_as_the_network(resnet20, tmp_path: Path):
+    model, variables = resnet20
+    flaxarch.save(tmp_path / "x.safetensors", flaxarch.freeze_batch_norm(model), variables)
+    loaded, _ = flaxarch.load(tmp_path / "x.safetensors")
+    assert loaded == model
+
+
+def test_fields_that_are_tuples_in_tuples_come_back(tmp_path: Path):
+    model = flaxarch.create("nin_cifar10", num_classes=3)
+    first, *others = model.layers  # pyright: ignore[reportAttributeAccessIssue]
+    model = model.clone(layers=(first._replace(features=(8, 6, 4)), *others))
+    variables = random_variables(model)
+    flaxarch.save(tmp_path / "x.safetensors", model, variables)
+    loaded, found = flaxarch.load(tmp_path / "x.safetensors")
+    assert loaded == model
+    chex.assert_trees_all_equal(found, variables)
+
+
+def test_fields_that_no_file_can_hold_are_named(tmp_path: Path):
+    model = flaxarch.create("alexnet")
+    model = model.clone(layers=model.layers[:4])  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="this AlexNet is no published one: its layers"):
+        flaxarch.save(tmp_path / "x.safetensors", model, {})
+
+
+def test_channels_of_a_named_network_are_the_files(tmp_path: Path):
+    model = flaxarch.create("resnet20")
+    variables = random_variables(model, (1, 32, 32, 5))
+    path = write(tmp_path / "x.safetensors", as_source(model, variables, torchvision.CIFAR_RESNET))
+    assert recognise(path, "resnet20").in_channels == 5
+    _, found = flaxarch.load(path, "resnet20")
+    chex.assert_trees_all_equal(found, variables)
+    _, grey = flaxarch.load(path, "resnet20", in_channels=1)
+    chex.assert_trees_all_close(
+        grey["params"]["conv1"]["kernel"],
+        variables["params"]["conv1"]["kernel"].sum(axis=2, keepdims=True),
+        atol=1e-6,
+    )
+
+
+def test_loading_says_what_was_recognised(resnet20, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = write(tmp_path / "x.safetensors", flaxarch.to_torch(*resnet20))
+    with caplog.at_level("INFO", logger="flaxarch"):
+        flaxarch.load(path)
+    assert "x.safetensors is a resnet20 with pytorch_resnet_cifar10's names, 10 classes" in caplog.text
+
+
+def test_torch_file_written_without_torch_is_read_bit_for_bit(resnet20, tmp_path: Path):
+    tensors = flaxarch.to_torch(*resnet20)
+    tensors |= {
+        "count": np.array(7),
+        "half": np.ones(5, ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 3), np.float16),
+        "transposed": np.arange(12.0).reshape(3, 4).T,
+    }
+    write_torch(tmp_path / "x.pth", tensors)
+    found = read_checkpoint(tmp_path / "x.pth").tensors
+    assert list(found) == list(tensors)
+    chex.assert_trees_all_equal(found, tensors)
+    chex.assert_trees_all_equal_dtypes(found, tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_torch_file_of_the_same_tensors_has_the_same_bytes(resnet20, tmp_path: Path):
+    for name in ("x.pth", "y.pth"):
+        write_torch(tmp_path / name, flaxarch.to_torch(*resnet20))
+    assert (tmp_path / "x.pth").read_bytes() == (tmp_path / "y.pth").read_bytes()
+
+
+def test_dtype_that_torch_files_do_not_hold_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^x is of dtype complex64, which"):
+        write_torch(tmp_path / "x.pth", {"x": np.zeros(2, np.complex64)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_that_no_row_describes_cannot_be_saved(tmp_path: Path):
@@ -180,7 +273,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_named_together(resnet20, t
     tensors = as_source(model, variables, torchvision.CIFAR_RESNET)
     del tensors["layer1.0.conv1.weight"], tensors["bn1.running_var"]
     tensors["layer4.0.conv1.weight"] = np.zeros((1, 1, 3, 3), np.float32)
-    tensors["conv1.weight"] = np.zeros((16, 4, 3, 3), np.float32)
+    tensors["conv1.weight"] = np.zeros((16, 3, 3), np.float32)
     tensors["bn1.num_batches_tracked"] = np.zeros((), np.int64)  # dropped by rule
     path = write(tmp_path / "x.safetensors", tensors)
     with pytest.raises(CheckpointError) as error:
@@ -188,7 +281,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_named_together(resnet20, t
     message = str(error.value)
     assert "2 missing: bn1.running_var (16,), layer1.0.conv1.weight (16, 16, 3, 3)" in message
     assert "1 unexpected: layer4.0.conv1.weight (1, 1, 3, 3)" in message
-    assert "1 of another shape: conv1.weight (16, 4, 3, 3) instead of (16, 3, 3, 3)" in message
+    assert "1 of another shape: conv1.weight (16, 3, 3) instead of (16, 3, 3, 3)" in message
     assert "num_batches_tracked" not in message
     assert "\n" not in message
 

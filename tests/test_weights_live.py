@@ -34,3 +34,16 @@ def test_torchvision_file_loads_by_itself_and_goes_back_bit_for_bit(name: str, i
     other.load_state_dict(state_dict, strict=True)
     for key, x in network.state_dict().items():
         assert torch.equal(other.state_dict()[key], x), key
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1"])
+def test_file_written_without_torch_is_what_torchvision_takes(name: str, tmp_path: Path):
+    network = getattr(torchvision.models, name)()
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    flaxarch.convert.write_torch(tmp_path / "y.pth", flaxarch.to_torch(*flaxarch.load(tmp_path / "x.pth")))
+    for mapped in (False, True):
+        state_dict = torch.load(tmp_path / "y.pth", weights_only=True, mmap=mapped)
+        other = getattr(torchvision.models, name)()
+        other.load_state_dict(state_dict, strict=True)
+        for key, x in network.state_dict().items():
+            assert torch.equal(other.state_dict()[key], x), key
