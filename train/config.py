@@ -34,12 +34,21 @@ class Config:
     dtype: DType = "float32"
     """Type of activations; parameters, batch statistics, logits and loss are float32 at either."""
 
+    weights: Path | None = None
+    """Checkpoint to start from, any that flaxarch.load reads; images are normalised as its network's were.
+    Where the classes differ in number, the head starts afresh."""
+    freeze: tuple[str, ...] = ()
+    """What keeps the values that it starts with: shell patterns of parameters, as layer1_*/conv1/kernel; or
+    the word body, for all but the head."""
+    freeze_batch_norm: bool = False
+    """Batch norm by its running statistics in training too, which stay as they are."""
+
     data: str = "digits"
     """Name of the data set, or of the form that its files have."""
     data_dir: Path | None = None
     """Where the files of the data set lie."""
     image_size: int | None = None
-    """Height and width of the images in pixels; None: as they are."""
+    """Height and width in pixels to which images are resized; None: as they are."""
     augment: Augment = "none"
     """Training images: as they are; padded by 4 pixels and cropped; or that and mirrored half of the time."""
     skip_unreadable: bool = False
@@ -198,11 +207,8 @@ def _range_words(low: float | tuple[float], high: float | tuple[float]) -> str:
 
 def _as_json(config: Config) -> dict[str, Any]:
     fields = dataclasses.asdict(config)
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in fields.items()
-        if name != "workdir"  # so that the folder can be moved
-    }
+    del fields["workdir"]  # so that the folder can be moved
+    return json.loads(json.dumps(fields, default=str))  # as it comes back: no paths, no tuples
 
 
 def _read_json(path: Path) -> dict[str, Any]:

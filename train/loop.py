@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from rich.console import Console
 
 import flaxarch
@@ -21,6 +20,7 @@ from train.data import Dataset, eval_batches, open_dataset, train_batches
 from train.optim import make_optimizer, make_schedule
 from train.parallel import PARTITIONERS, Partitioner, check_batch_size
 from train.report import Display, MetricsFile, Row, Stopwatch
+from train.start import make_start
 from train.step import (
     EVAL_METRICS,
     TRAIN_METRICS,
@@ -47,6 +47,7 @@ class Run(NamedTuple):
     eval_step: Any
     steps_per_epoch: int
     total_steps: int
+    remarks: tuple[str, ...]  # on the weights that it starts from
 
 
 def train(config: Config, console: Console | None = None) -> float:
@@ -135,19 +136,24 @@ def build(config: Config) -> Run:
     total_steps = config.steps or config.epochs * steps_per_epoch
 
     schedule = make_schedule(config, steps_per_epoch, total_steps)
-    tx = make_optimizer(config, schedule)
+    image_shape = data.train.image_shape
     try:
-        model = _build_model(config, data.train.num_classes)
-        new_state = jax.jit(partial(init_state, model, tx, config.seed, data.train.image_shape))
+        start = make_start(config, data)
+        tx = make_optimizer(config, schedule, start.labels)
+        new_state = jax.jit(partial(init_state, start.model, tx, config.seed, image_shape))
+        new_state = partial(new_state, start.variables)
         jax.eval_shape(new_state)
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(flaxarch.functional(start.model).init, jax.random.key(0), images)
     except ValueError as error:  # flaxarch's: no such network, images that it cannot take
         raise ConfigError(str(error)) from error
+    normalisation: Any = {"mean": start.mean, "std": start.std, "channels": start.channels}
     train_step = make_train_step(
-        model,
+        start.model,
         tx,
         seed=config.seed,
-        mean=data.mean,
-        std=data.std,
+        **normalisation,
+        labels=start.labels,
         label_smoothing=config.label_smoothing,
         sync_batch_norm=config.sync_batch_norm,
     )
@@ -157,19 +163,11 @@ def build(config: Config) -> Run:
         schedule,
         new_state,
         partitioner.compile_train(train_step),
-        partitioner.compile_eval(make_eval_step(model, mean=data.mean, std=data.std)),
+        partitioner.compile_eval(make_eval_step(start.model, **normalisation)),
         steps_per_epoch,
         total_steps,
+        start.remarks,
     )
-
-
-def _build_model(config: Config, num_classes: int) -> nn.Module:
-    model = flaxarch.create(config.model, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
-    if config.survival_prob is None:
-        return model
-    if not hasattr(model, "survival_prob"):
-        raise ConfigError(f"survival_prob is for networks with residual blocks; {config.model} has none")
-    return model.clone(survival_prob=config.survival_prob)
 
 
 def _restore(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Snapshot:
@@ -258,6 +256,7 @@ def _headline(config: Config, run: Run, start: int) -> str:
     if left_out:
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         lines.append(f"left out, for they cannot be read: {len(left_out)} image(s): {names}")
+    lines += run.remarks if not start else ()
     if start >= run.total_steps:
         lines.append(f"this run is finished: {start} of {run.total_steps} steps are done")
     elif start:

@@ -62,16 +62,24 @@ def one_cycle_schedule(
     return optax.piecewise_interpolate_schedule("cosine", peak_value / div_factor, turns)
 
 
-def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Config, schedule: optax.Schedule, labels: Any = None
+) -> optax.GradientTransformation:
     """SGD with momentum as torch.optim.SGD computes it, but with decay on kernels alone.
+
+    `labels` has "trained" or "frozen" for each parameter, and None is all trained; what is frozen has no
+    update and takes no memory.
 
     Weight decay is added to the gradient before the momentum (torch's coupled form, not AdamW's decoupled
     one), and the momentum is a sum of gradients, scaled by the rate of the step that uses it.
     """
-    return optax.chain(
+    sgd = optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
         optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
     )
+    if labels is None:
+        return sgd
+    return optax.multi_transform({"trained": sgd, "frozen": optax.set_to_zero()}, labels)
 
 
 def is_kernel(params: Any) -> Any:

@@ -52,11 +52,18 @@ class EvalStep(Protocol):
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, seed: int, image_shape: Sequence[int]
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    seed: int,
+    image_shape: Sequence[int],
+    variables: Any = None,
 ) -> TrainState:
-    """The state before the first update."""
+    """The state before the first update: drawn from the seed, or with `variables` as they are."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
+    if variables is not None:
+        params, batch_stats = variables["params"], variables["batch_stats"]
+    else:
+        params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
 
 
@@ -67,6 +74,8 @@ def make_train_step(
     seed: int,
     mean: Sequence[float],
     std: Sequence[float],
+    channels: str = "RGB",
+    labels: Any = None,
     label_smoothing: float = 0.0,
     sync_batch_norm: bool = True,
 ) -> TrainStep:
@@ -81,6 +90,9 @@ def make_train_step(
         seed: of dropout and stochastic depth.
         mean: of each channel, of pixels in [0, 1].
         std: likewise.
+        channels: order in which the network takes them, and `mean` and `std` are: RGB or BGR.
+        labels: "trained" or "frozen" for each parameter, of which the latter have no gradient; None: all are
+            trained.
         label_smoothing: share of the target spread evenly over all classes.
         sync_batch_norm: statistics of the whole batch; otherwise of each device's share, and the running
             statistics are the mean over devices.
@@ -98,11 +110,13 @@ def make_train_step(
                 net = model.clone(axis_name=axis_name)
         total = _sum_over(axis_name)
 
-        images = normalise(batch["image"], mean, std)
-        labels, mask = batch["label"], batch["mask"]
+        images = normalise(batch["image"], mean, std, channels)
+        targets, mask = batch["label"], batch["mask"]
         count = total(mask.sum())
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            if labels is not None:  # so that nothing is computed for what does not train
+                params = jax.tree.map(_cut_where_frozen, params, labels)
             outputs, updated = net.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
@@ -111,9 +125,9 @@ def make_train_step(
                 rngs={"dropout": dropout_key, "gates": gates_key},
             )
             logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, ())
-            loss = cross_entropy_sum(logits, labels, mask, label_smoothing)
+            loss = cross_entropy_sum(logits, targets, mask, label_smoothing)
             for aux in aux_logits:
-                loss += net.aux_weight * cross_entropy_sum(aux, labels, mask, label_smoothing)
+                loss += net.aux_weight * cross_entropy_sum(aux, targets, mask, label_smoothing)
             loss /= jnp.maximum(count, 1)
             return loss, (logits, updated.get("batch_stats", {}))
 
@@ -127,7 +141,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         metrics = {
             "loss": loss * count,
-            "correct": total(correct_sum(logits, labels, mask)),
+            "correct": total(correct_sum(logits, targets, mask)),
             "count": count,
             "grad_norm": grad_norm,
             "steps": jnp.float32(1),
@@ -138,12 +152,14 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, *, mean: Sequence[float], std: Sequence[float], channels: str = "RGB"
+) -> EvalStep:
     """Returns eval_step(params, batch_stats, batch, axis_name=None) -> EVAL_METRICS."""
     apply = flaxarch.functional(model).apply
 
     def eval_step(params: Any, batch_stats: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
-        logits, _ = apply(params, batch_stats, normalise(batch["image"], mean, std), train=False)
+        logits, _ = apply(params, batch_stats, normalise(batch["image"], mean, std, channels), train=False)
         labels, mask = batch["label"], batch["mask"]
         sums = {
             "loss": cross_entropy_sum(logits, labels, mask),
@@ -155,10 +171,20 @@ def make_eval_step(model: nn.Module, *, mean: Sequence[float], std: Sequence[flo
     return eval_step
 
 
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 (N, H, W, C) -> float32; `mean` and `std` are per channel, of pixels in [0, 1]."""
+def normalise(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], channels: str = "RGB"
+) -> jax.Array:
+    """uint8 RGB or grey (N, H, W, C) -> float32 in the order of `channels`, RGB or BGR.
+
+    `mean` and `std` are per channel, in that order, of pixels in [0, 1].
+    """
     shape = (1, 1, 1, len(mean))
-    return (images / 255.0 - jnp.reshape(jnp.array(mean), shape)) / jnp.reshape(jnp.array(std), shape)
+    ordered = images[..., ::-1] if channels == "BGR" else images
+    return (ordered / 255.0 - jnp.reshape(jnp.array(mean), shape)) / jnp.reshape(jnp.array(std), shape)
+
+
+def _cut_where_frozen(x: jax.Array, label: str) -> jax.Array:
+    return lax.stop_gradient(x) if label == "frozen" else x
 
 
 def _sum_over(axis_name: str | None) -> Any:

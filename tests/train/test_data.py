@@ -187,9 +187,17 @@ def test_digits_split_each_class_alike():
     np.testing.assert_allclose(dataset.std, [(images / 255).std()])
 
 
-def test_only_folders_are_resized():
-    with pytest.raises(DataError, match="image_size 32 does not fit data set 'digits', whose images are 8x8"):
-        open_dataset("digits", None, image_size=32)
+def test_images_of_any_set_are_resized_where_asked_for():
+    dataset, small = open_dataset("digits", None, image_size=32), open_dataset("digits", None)
+    assert dataset.train.image_shape == dataset.test.image_shape == (32, 32, 1)
+    assert (len(dataset.train), dataset.train.class_names) == (len(small.train), small.train.class_names)
+    images, labels = dataset.train.load(np.array([3, 1, 2]))
+    originals, expected = small.train.load(np.array([3, 1, 2]))
+    np.testing.assert_array_equal(labels, expected)
+    assert images.dtype == np.uint8
+    means = images.reshape(3, 8, 4, 8, 4).mean(axis=(2, 4))  # enlarged, a pixel is a block again, softened
+    assert np.abs(means - originals[..., 0]).mean() < 20
+    assert open_dataset("digits", None, image_size=8).train.image_shape == (8, 8, 1)
 
 
 # IDX

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import flaxarch
 from train.config import Config, ConfigError
 from train.optim import is_kernel, make_optimizer, make_schedule, one_cycle_schedule
 
@@ -91,3 +92,14 @@ def test_updates_follow_the_formula_of_torchs_sgd(momentum: float, nesterov: boo
         direction = decayed + momentum * buffer if nesterov else buffer
         expected = expected - 0.5 / (step + 1) * direction
     np.testing.assert_allclose(params["kernel"], expected, rtol=1e-5)
+
+
+def test_frozen_parameters_have_no_update_and_no_memory():
+    params = {"conv": {"kernel": jnp.ones(3)}, "fc": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}}
+    labels = flaxarch.label_params(params, {"conv/*": "frozen", "*": "trained"})
+    tx = make_optimizer(Config(weight_decay=0.1), optax.constant_schedule(1.0), labels)
+    state = tx.init(params)
+    assert sum(x.size for x in jax.tree.leaves(state)) == 1 + 6  # the count of steps, momentum of fc
+    updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), state, params)[0]
+    np.testing.assert_array_equal(updates["conv"]["kernel"], 0)
+    assert (updates["fc"]["kernel"] < 0).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 from train.data.arrays import FASHION_MNIST, MNIST, open_digits, open_idx, open_npz
 from train.data.cifar import CIFAR10, CIFAR100, open_cifar
 from train.data.folder import open_folder
-from train.data.sources import DataError, Dataset
+from train.data.sources import DataError, Dataset, ResizedSource
 
 ARRAYS = {
     "mnist": partial(open_idx, MNIST),
@@ -29,8 +29,8 @@ def open_dataset(
     Args:
         name: of the data set.
         data_dir: where its files are (for `npz`, perhaps the file itself); `digits` come with scikit-learn.
-        image_size: side in pixels of the square that images of a `folder` are resized and cropped to. Other
-            sets have their own size and take no other.
+        image_size: side in pixels of the square that images of a `folder` are resized and cropped to, and
+            those of other sets stretched; None is the other sets' own size.
         skip_unreadable: leave out images that do not decode, and name them in the source's `unreadable`.
 
     Raises:
@@ -67,8 +67,5 @@ def open_dataset(
         )
     height, width, _ = train.image_shape
     if image_size is not None and (height, width) != (image_size, image_size):
-        raise DataError(
-            f"image_size {image_size} does not fit data set {name!r}, whose images are {height}x{width}; "
-            "only 'folder' resizes"
-        )
+        return dataset._replace(train=ResizedSource(train, image_size), test=ResizedSource(test, image_size))
     return dataset

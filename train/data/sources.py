@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
 
 class DataError(ValueError):
@@ -69,6 +70,47 @@ class ArraySource:
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples `indices` (n,): copies of their images and labels."""
         return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedSource:
+    """The examples of another source, stretched to `size` x `size` pixels, bilinearly, as they are loaded."""
+
+    source: Source
+    size: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the labels."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to num_classes - 1."""
+        return self.source.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C), the same for every image."""
+        return self.size, self.size, self.source.image_shape[2]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The files that did not decode and were left out, by name."""
+        return self.source.unreadable
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples `indices` (n,): resized images and labels."""
+        images, labels = self.source.load(indices)
+        return np.stack([self._resized(image) for image in images]), labels
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        channels = [Image.fromarray(channel) for channel in np.moveaxis(image, -1, 0)]
+        size = (self.size, self.size)
+        return np.stack([np.asarray(x.resize(size, Image.Resampling.BILINEAR)) for x in channels], axis=-1)
 
 
 class Dataset(NamedTuple):

@@ -1,0 +1,117 @@
+"""Runs that start from weights: what trains, what is kept, and how images come to the network."""
+
+import dataclasses
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import flaxarch
+from train.checkpoint import load_variables
+from train.config import Config, ConfigError
+from train.data import open_dataset
+from train.loop import train
+from train.start import make_start
+from train.step import normalise
+
+ONE_STEP = Config(model="lenet5_relu", image_size=32, steps=2, batch_size=32, schedule="constant")
+
+
+def variables_of(model: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    images, rng = jax.ShapeDtypeStruct((1, *shape), jnp.float32), np.random.default_rng(0)
+    params, batch_stats = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
+    shapes = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes)
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A file of weights for grey images and 7 classes."""
+    path = tmp_path_factory.mktemp("weights") / "lenet.safetensors"
+    model = flaxarch.create("lenet5_relu", num_classes=7)
+    variables = variables_of(model, (32, 32, 1))
+    flaxarch.save(path, model, variables)
+    return path, variables
+
+
+def test_frozen_body_stays_bit_for_bit_and_the_head_is_new_and_trains(lenet, tmp_path: Path):
+    path, variables = lenet
+    screen = StringIO()
+    config = dataclasses.replace(ONE_STEP, weights=path, freeze=("body",), workdir=tmp_path / "run")
+    train(config, Console(file=screen, width=200))
+    assert "has a head of 7 classes: the body is loaded, and the head of 10 is new" in screen.getvalue()
+    found = load_variables(tmp_path / "run" / "last")["params"]
+    head = found.pop("output")
+    body = {name: x for name, x in variables["params"].items() if name != "output"}
+    chex.assert_trees_all_equal(found, body)
+    assert head["kernel"].shape == (84, 10)
+    assert (head["bias"] != 0).any()
+
+    train(config, Console(file=screen, width=200))
+    assert "this run is finished" in screen.getvalue()
+
+
+def test_without_freezing_every_parameter_moves(lenet, tmp_path: Path):
+    path, variables = lenet
+    train(dataclasses.replace(ONE_STEP, weights=path, workdir=tmp_path / "run"), Console(file=StringIO()))
+    found = load_variables(tmp_path / "run" / "last")["params"]
+    for name in ("c1", "c3", "c5", "f6"):
+        assert (found[name]["kernel"] != variables["params"][name]["kernel"]).any()
+
+
+def test_images_are_normalised_as_those_of_the_weights(lenet):
+    data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
+    start = make_start(dataclasses.replace(ONE_STEP, weights=lenet[0]), data)
+    row = flaxarch.published("lenet5_relu")
+    assert (start.mean, start.std) == (row.mean, row.std)
+    assert start.mean != data.mean
+    scratch = make_start(ONE_STEP, data)
+    assert (scratch.mean, scratch.std, scratch.variables) == (data.mean, data.std, None)
+
+
+def test_colour_weights_on_grey_images_take_the_mean_of_the_channels(tmp_path: Path):
+    model = flaxarch.create("resnet20")
+    flaxarch.save(tmp_path / "x.safetensors", model, variables_of(model, (32, 32, 3)))
+    data = open_dataset("digits", None, image_size=None, skip_unreadable=False)
+    start = make_start(Config(weights=tmp_path / "x.safetensors", freeze=("layer[12]_*",)), data)
+    assert start.mean == (pytest.approx(np.mean([0.485, 0.456, 0.406])),)
+    assert start.variables is not None
+    assert start.variables["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
+    assert start.labels["layer1_0"]["conv1"]["kernel"] == "frozen"
+    assert start.labels["layer3_0"]["conv1"]["kernel"] == "trained"
+
+
+def test_blue_comes_first_where_the_weights_want_it():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)), jnp.uint8)
+    mean, std = (0.1, 0.2, 0.3), (1.0, 2.0, 4.0)
+    expected = normalise(images, mean[::-1], std[::-1])[..., ::-1]
+    chex.assert_trees_all_close(normalise(images, mean, std, "BGR"), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"weights": Path("nowhere.pth")}, "weights: .*nowhere.pth"),
+        ({"freeze": ("layer9_*",)}, "freeze: 'layer9_.' labels no parameter; the modules are c1, "),
+        ({"freeze": ("*",)}, "freeze: nothing is left to train"),
+        ({"freeze": ("body", "output/*")}, "freeze: nothing is left to train"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_started_from_is_one_sentence(changes: dict[str, Any], sentence: str):
+    data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        make_start(dataclasses.replace(ONE_STEP, **changes), data)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_network_are_refused(lenet):
+    data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
+    with pytest.raises(ConfigError, match=r"weights: lenet.safetensors holds a lenet5_relu, not a lenet5"):
+        make_start(dataclasses.replace(ONE_STEP, model="lenet5", weights=lenet[0]), data)

@@ -1,0 +1,82 @@
+"""Where a run starts: a new network, or released weights with what is frozen of them."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import flaxarch
+from flaxarch.convert import CheckpointError
+from flaxarch.layers import Network
+from train.config import Config, ConfigError
+from train.data import Dataset
+
+TRAINED, FROZEN = "trained", "frozen"
+
+
+class Start(NamedTuple):
+    """The network of a run, and what it starts from."""
+
+    model: Network
+    variables: dict[str, Any] | None  # of the checkpoint; None: drawn from the seed
+    mean: tuple[float, ...]  # with which images come to the network: the data's, or those of the weights
+    std: tuple[float, ...]
+    channels: str  # RGB or BGR
+    labels: Any  # TRAINED or FROZEN for each parameter; None: all are trained
+    remarks: tuple[str, ...] = ()
+
+
+def make_start(config: Config, data: Dataset) -> Start:
+    """What the configuration starts from. Raises ConfigError where its parts do not fit together."""
+    num_classes, image_shape = data.train.num_classes, data.train.image_shape
+    model = flaxarch.create(config.model, num_classes=num_classes, dtype=jnp.dtype(config.dtype))
+    variables, remarks = None, ()
+    mean, std, channels = data.mean, data.std, "RGB"
+    if config.weights is not None:
+        loaded, variables, remarks = _load(config, num_classes, image_shape[2])
+        model = loaded.clone(dtype=jnp.dtype(config.dtype))
+        row = flaxarch.published(config.model)
+        mean, std = _of_channels(row.mean, image_shape[2]), _of_channels(row.std, image_shape[2])
+        channels = row.channels if image_shape[2] == 3 else "RGB"
+    if config.survival_prob is not None:
+        if not hasattr(model, "survival_prob"):
+            raise ConfigError(f"survival_prob is for networks with residual blocks; {config.model} has none")
+        model = model.clone(survival_prob=config.survival_prob)
+    if config.freeze_batch_norm:
+        model = flaxarch.freeze_batch_norm(model)
+    return Start(model, variables, mean, std, channels, _labels(config, model, image_shape), remarks)
+
+
+def _load(
+    config: Config, num_classes: int, in_channels: int
+) -> tuple[Network, dict[str, Any], tuple[str, ...]]:
+    assert config.weights is not None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model, variables = flaxarch.load(
+                config.weights, config.model, num_classes=num_classes, in_channels=in_channels
+            )
+        except (CheckpointError, OSError) as error:
+            raise ConfigError(f"weights: {error}") from error
+    return model, variables, tuple(str(warning.message) for warning in caught)
+
+
+def _of_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
+    """Per channel, of a row; where the images have other channels, the mean for each."""
+    return values if len(values) == num_channels else (sum(values) / len(values),) * num_channels
+
+
+def _labels(config: Config, model: Network, image_shape: tuple[int, ...]) -> Any:
+    if not config.freeze:
+        return None
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
+    body = [f"{name}/*" for name in params if name not in (model.head, *model.aux_heads)]
+    patterns = [x for pattern in config.freeze for x in (body if pattern == "body" else [pattern])]
+    try:
+        return flaxarch.label_params(params, {**dict.fromkeys(patterns, FROZEN), "**": TRAINED})
+    except ValueError as error:
+        sentence = str(error).replace("'**' labels no parameter", "nothing is left to train")
+        raise ConfigError(f"freeze: {sentence}") from error
