@@ -30,7 +30,10 @@ def keep(workdir: Path, name: str, hardware: str, remark: str) -> None:
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(workdir / "metrics.jsonl", folder / "metrics.jsonl")
-    config = json.loads((workdir / "config.json").read_text(encoding="utf-8")) | {"data_dir": None}
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    config["data_dir"] = None
+    if config.get("weights"):
+        config["weights"] = Path(config["weights"]).name
     _write(folder / "config.json", config)
     versions = {library: version(library) for library in LIBRARIES}
     about = {"hardware": hardware, "remark": remark, "versions": versions}
@@ -63,9 +66,15 @@ def row(folder: Path) -> str:
 
 def flags(config: dict[str, Any]) -> str:
     """The flags of `python -m train` that differ from its defaults."""
-    defaults = vars(Config())
+    defaults = json.loads(json.dumps(vars(Config())))
     given = {key: x for key, x in config.items() if x != defaults[key] and key != "save_every"}
-    return " ".join(f"`--{key.replace('_', '-')} {x}`" for key, x in given.items())
+    return " ".join(f"`--{key.replace('_', '-')}{_words(x)}`" for key, x in given.items())
+
+
+def _words(value: Any) -> str:
+    if value is True:
+        return ""
+    return " " + (" ".join(value) if isinstance(value, list) else str(value))
 
 
 def _write(path: Path, value: Any) -> None:

@@ -28,6 +28,7 @@ def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch:
     workdir = tmp_path / "workdir"
     workdir.mkdir()
     config = {"model": "resnet56", "data": "mnist", "data_dir": "here", "epochs": 2, "seed": 0}
+    config |= {"weights": "there/x.pth", "freeze": ["body", "fc/*"], "freeze_batch_norm": True}
     rows = [
         {"kind": "train", "step": 5, "images_per_second": 100.0, "seconds": 9.0},
         {"kind": "eval", "step": 5, "accuracy": 0.5, "seconds": 10.0},
@@ -38,7 +39,8 @@ def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
     runs.keep(workdir, "a-run", hardware="2 cores", remark="busy")
     (row,) = [line for line in runs.table().splitlines() if "a-run" in line]
-    for part in ("resnet56, a-run", "50.00, 75.00", "| 100 | 1.00 |", "2 cores (busy)", "`--model resnet56`"):
+    shown = ("resnet56, a-run", "50.00, 75.00", "| 100 | 1.00 |", "2 cores (busy)", "`--model resnet56`")
+    for part in (*shown, "`--weights x.pth`", "`--freeze body fc/*`", "`--freeze-batch-norm`"):
         assert part in row
     assert "--data-dir" not in row
     assert "--seed" not in row
