@@ -25,7 +25,11 @@ def preprocess(name: str) -> Callable[[Any], np.ndarray]:
 
     Raises ValueError, in the function, where the picture is none of these or cannot be read.
     """
-    row = registry.published(name)
+    return preprocess_as(registry.published(name))
+
+
+def preprocess_as(row: Variant) -> Callable[[Any], np.ndarray]:
+    """As `preprocess`, for a row that the registry need not have, as one with another `input_shape`."""
     return lambda picture: _prepared(_opened(picture, row.input_shape[2]), row)
 
 

@@ -134,20 +134,27 @@ def save(
         part.unlink(missing_ok=True)
 
 
-def to_torch(model: Network, variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The variables as a state dict of NumPy arrays, with the names and the layout of the torch library.
+def to_torch(model: Network, variables: dict[str, Any], source: str | None = None) -> dict[str, np.ndarray]:
+    """The variables as a state dict of NumPy arrays, with the names and the layout of a torch library.
 
-    That is the first of those that have the network: torchvision, timm, and for networks which neither has,
-    torchvision's manner. `torch.from_numpy` on each makes what `load_state_dict(strict=True)` takes, and
-    `flaxarch.convert.write_torch` a file.
+    `source` is the library: "torchvision", "timm", "pytorchcv". None is the first of those that have the
+    network, and for networks which none has, torchvision's manner. `torch.from_numpy` on each makes what
+    `load_state_dict(strict=True)` takes, and `flaxarch.convert.write_torch` a file.
     """
+    return _export(model, variables, torch_rules(model, source))
+
+
+def torch_rules(model: Network, source: str | None = None) -> Rules:
+    """The names and the layout that `to_torch` gives; their `source` is the library."""
     name = registry.describe(model)[0]
-    fits = [source for source in SOURCES if isinstance(model, source.family)]
-    fits = [source for source in fits if source.rules_of(model).layout is TORCH]
+    fits = [x for x in SOURCES if isinstance(model, x.family) and x.rules_of(model).layout is TORCH]
+    libraries = dict.fromkeys(x.rules_of(model).source for x in fits)
+    fits = [x for x in fits if source in (None, x.rules_of(model).source)]
     if not fits:
-        raise ValueError(f"there are no torch names for {type(model).__name__}")
-    best = next((source for source in fits if name in source.rows), fits[0])
-    return _export(model, variables, best.rules_of(model))
+        others = f", but of {', '.join(libraries)}" if libraries else ""
+        raise ValueError(f"there are no names of {source or 'torch'} for {type(model).__name__}{others}")
+    best = next((x for x in fits if name in x.rows), fits[0])
+    return best.rules_of(model)
 
 
 def _export(model: Network, variables: dict[str, Any], rules: Rules) -> dict[str, np.ndarray]:

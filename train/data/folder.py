@@ -3,10 +3,7 @@
 A split that fits in memory is decoded once, on opening; a larger one when a batch asks for its images.
 """
 
-import io
 import os
-import struct
-import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flaxarch import pictures
+from flaxarch.pictures import TAR_SUFFIXES, UnreadablePicture
 from train.data.listing import Listing, list_images
 from train.data.sources import ArraySource, DataError, Dataset, Source
 
-# Pillow tells a format by the first bytes, so that a PNG named .jpg (ImageNet has one) is read as well.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-SPLIT_SUFFIXES = ("", ".tar", ".tar.gz", ".tgz")
+SPLIT_SUFFIXES = ("", *TAR_SUFFIXES)
 IN_MEMORY_BYTES = 2 * 2**30  # a split below this size, decoded, is decoded on opening
 
 # torchvision's normalisation of ImageNet, which its released weights and most others expect.
@@ -36,12 +33,9 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     """An image file's bytes to uint8 RGB (H, W, 3), or (image_size, image_size, 3).
 
     With `image_size` the shorter side is resized to it and the centre cropped, both rounded as torchvision's
-    Resize and CenterCrop do. Transparency is dropped and EXIF orientation ignored, as by its ImageFolder.
+    Resize and CenterCrop do. Raises UnreadablePicture.
     """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as file:
-        if file.mode.startswith(("I", "F")):  # Pillow would clip these to white
-            raise ValueError(f"mode {file.mode} has more than 8 bits a channel")
-        image = file.convert("RGB")
+    image = pictures.decode(content)
     if image_size is not None:
         shorter = min(image.size)
         width, height = (int(image_size * side / shorter) for side in image.size)
@@ -54,15 +48,7 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
 def _decode_listed(listing: Listing, index: int, image_size: int | None) -> np.ndarray:
     try:
         return decode(listing.read(index), image_size)
-    # What Pillow raises on damaged files, by format: it has no exception of its own for them.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, UnreadablePicture) as error:
         raise UnreadableImage(
             f"{listing.where / listing.names[index]} does not decode ({error}); "
             "repair or remove it, or allow unreadable images to be skipped"

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxarch.pictures import SUFFIXES, is_picture, tar_members, walk
 from train.data.sources import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNPACKED_BYTES = 2 * 2**30  # the largest gzipped tar that is held in memory
 
 
@@ -60,10 +60,7 @@ def _list_folder(folder: Path) -> Listing:
     }
     names: list[str] = []
     for name in classes:
-        for parent, folders, files in os.walk(folder / name, followlinks=True):
-            folders[:] = [inner for inner in folders if not inner.startswith(".")]
-            inside = Path(parent).relative_to(folder).as_posix()
-            names += [f"{inside}/{file}" for file in files if _is_image(file)]
+        names += [f"{name}/{inside}" for inside in walk(folder / name)]
     return Listing(folder, *_by_class(folder, classes, names))
 
 
@@ -72,13 +69,8 @@ def _list_tar(path: Path) -> Listing:
     folders: set[str] = set()
     files: dict[str, tuple[int, int]] = {}  # of two members with one name the later counts, as in unpacking
     try:
-        with (
-            path.open("rb") if content is None else io.BytesIO(content) as stream,
-            tarfile.open(fileobj=stream, mode="r:") as tar,
-        ):
-            while (member := tar.next()) is not None:
-                # tarfile would keep a kilobyte for each; its stubs do not know the attribute
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+        with path.open("rb") if content is None else io.BytesIO(content) as stream:
+            for member, _ in tar_members(stream):
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise DataError(f"{path}: member {member.name} lies outside the archive's own folder")
@@ -90,7 +82,7 @@ def _list_tar(path: Path) -> Listing:
                     raise DataError(
                         f"{path}: member {member.name} is a link or a special file; pack regular files only"
                     )
-                elif _is_image(name.name):
+                elif is_picture(name.name):
                     files[str(name)] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         raise DataError(f"{path} is not a whole tar file ({error})") from error
@@ -104,10 +96,6 @@ def _list_tar(path: Path) -> Listing:
     class_names, names, labels = _by_class(path, {_class_of(name) for name in (*folders, *names)}, names)
     spans = np.array([files[name] for name in names], np.int64)
     return Listing(path, class_names, names, labels, spans, content)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")  # macOS adds a ._name to each file
 
 
 def _class_of(name: str) -> str:

@@ -1,0 +1,121 @@
+"""`flaxarch`: parses the command line, runs one command, and turns errors into a sentence and an exit status.
+
+0: done; 1: failed; 2: cannot be done as asked; 130: interrupted; 141: whoever read the output left. A command
+is a file in `flaxarch/commands/` and a place in `COMMANDS`.
+"""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, Union
+
+import tyro
+
+from flaxarch.commands.base import Command, CommandError, UsageError, remark
+from flaxarch.commands.convert import Convert
+from flaxarch.commands.list import List
+from flaxarch.commands.predict import Predict
+from flaxarch.commands.summary import Summary
+
+COMMANDS: tuple[type[Command], ...] = (List, Summary, Convert, Predict)
+
+_ABOUT = "Deep convolutional networks in JAX and Flax: what there is, what it costs, weights, predictions."
+_STYLE = (
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.DisallowNone,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that `argv` (None: the arguments of the process) asks for; the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those for programmers
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: remark(f"note: {message}")
+            command = _parsed(argv)
+            status = 0 if command is None else command.run()
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        _close_stdout()
+        return 141
+    except KeyboardInterrupt:
+        remark("interrupted")
+        return 130
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        sentence, status = _explained(error)
+        remark(f"error: {sentence}")
+        return status
+
+
+def _close_stdout() -> None:
+    """What is left to be written goes nowhere, so that Python does not complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # no real file, in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parsed(argv: list[str]) -> Command | None:
+    """The command; None where tyro has printed all that was asked for: help, or a script for completion."""
+    names = [command.__name__.lower() for command in COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in names:
+        near = difflib.get_close_matches(argv[0], names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise UsageError(f"there is no command {argv[0]!r}: {hint}")
+    if argv and argv[0].startswith("-") and not re.match("-h$|--help$|--tyro-", argv[0]):
+        raise UsageError(
+            f"{argv[0]} comes before a command: the command is first, as in `flaxarch list --json`"
+        )
+    commands: Any = Union[COMMANDS]  # noqa: UP007  # it is made from a tuple
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                commands, prog="flaxarch", description=_ABOUT, args=argv or ["--help"], config=_STYLE
+            )
+    except SystemExit as end:
+        if not end.code:
+            return None
+    raise UsageError(_sentence(said.getvalue()))
+
+
+def _sentence(box: str) -> str:
+    """What tyro says of wrong flags in several parts, under a title and between rules, as one sentence."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in box.splitlines()]
+    inside = lines[2:]
+    ends = [i for i, line in enumerate(inside) if not line.strip("- ")]  # a rule, or an empty line
+    said = [line for line in inside[: min(ends, default=None)] if not line.startswith(" " * 8)]  # flags' help
+    sentence = " ".join(" ".join(said).split()).rstrip(".:")
+    if not sentence:  # tyro says it in another way than its 1.0 does
+        return " ".join(box.split())
+    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", box)
+    usage = re.search(r"(flaxarch(?: [a-z]+)* --help)\s*$", box)
+    hint = f": did you mean {near[1]}?" if near else f"; {usage[1]} has all flags" if usage else ""
+    return sentence[:1].lower() + sentence[1:] + hint
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, UsageError):
+        return str(error), 2
+    from flaxarch.registry import UnknownModelError  # brings JAX
+
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}", 2 if isinstance(error, FileNotFoundError) else 1
+    if isinstance(error, UnknownModelError | FileNotFoundError):
+        return str(error), 2
+    if isinstance(error, CommandError | OSError | ValueError):
+        return str(error).replace("load(path, name=...)", "--name NAME"), 1
+    return f"{type(error).__name__}, which flaxarch did not expect ({error}); --debug shows where", 1

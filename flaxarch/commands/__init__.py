@@ -1,0 +1,1 @@
+"""The commands of `flaxarch`: one file each, a frozen dataclass of its flags with a method `run`."""
