@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import Initializer
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from flaxarch import ops
@@ -301,15 +302,18 @@ def scan_blocks(
     return x
 
 
-def tap(module: nn.Module, stride: int, x: jax.Array) -> None:
+def tap(module: nn.Module, stride: int, x: jax.Array) -> jax.Array:
     """Offer `x` as the network's feature map at `stride`; the last one offered at a stride stands.
 
-    Costs nothing unless the collection "features" is asked for, as `flaxarch.features` does.
+    Costs nothing unless the collection "features" is asked for, as `flaxarch.features` does. What is returned
+    is `x`, under the name "stage" for `jax.checkpoint_policies`.
     """
+    x = checkpoint_name(x, "stage")
     if (take := _taker.get()) is not None:
         take(stride, x)
     elif not module.is_initializing():
         module.sow("features", f"stride{stride}", x, reduce_fn=lambda _, new: new, init_fn=lambda: x)
+    return x
 
 
 class _LastMapTaken(Exception):  # no error: ends a network's call where its pyramid ends

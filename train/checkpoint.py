@@ -145,6 +145,8 @@ class Checkpoints:
 def load_variables(folder: Path) -> dict[str, Any]:
     """`step`, `params` and `batch_stats` of the newest checkpoint in a `last/` or `best/`, as NumPy arrays.
 
+    A run with a moving average has `ema` too, with `params` and `batch_stats` in it.
+
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
     """
@@ -173,7 +175,8 @@ def _without_stragglers(hook: Callable[[Any], object]) -> Callable[[Any], None]:
 
 
 def _variables(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
+    variables = {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
+    return variables if state.ema is None else variables | {"ema": state.ema}
 
 
 def _manager(folder: Path, max_to_keep: int) -> ocp.CheckpointManager:

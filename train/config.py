@@ -14,10 +14,12 @@ class ConfigError(ValueError):
     """A configuration that cannot be run. The message says what is wrong, and what would be right."""
 
 
-Schedule = Literal["constant", "step", "cosine", "linear", "one_cycle"]
+Optimizer = Literal["sgd", "adamw", "lamb", "rmsprop", "muon"]
+Schedule = Literal["constant", "step", "cosine", "linear", "polynomial", "exponential", "one_cycle"]
 Augment = Literal["none", "crop", "crop_flip"]
 DType = Literal["float32", "bfloat16"]
 Parallel = Literal["pmap", "mesh"]
+Remat = Literal["none", "stage", "all"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,65 @@ class Config:
     """Number of updates, in place of epochs."""
     batch_size: int = 64
     """Images in an update, over all devices and processes."""
+    remat: Remat = "none"
+    """What a backward pass computes anew, to save memory: nothing; all but the ends of stages; or all."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, for their sum to make one update."""
+
+    optimizer: Optimizer = "sgd"
+    """torch's SGD; AdamW; LAMB; TensorFlow's RMSProp; or Muon, with AdamW for all but convolutions."""
+    momentum: float = 0.9
+    """Momentum of SGD in torch's sense, of RMSProp in TensorFlow's, and of Muon; 0: none."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    beta1: float = 0.9
+    """Of AdamW and LAMB: share of the old mean of gradients."""
+    beta2: float = 0.999
+    """Of AdamW and LAMB: share of the old mean of squares."""
+    rms_decay: float = 0.9
+    """Of RMSProp: share of the old mean of squares."""
+    epsilon: float | None = None
+    """What AdamW, LAMB and RMSProp add ahead of a division; None: 1e-8, 1e-6 and 1e-10."""
+    weight_decay: float = 5e-4
+    """Share of each kernel that is added to its gradient (SGD, RMSProp), or taken off it at the learning
+    rate (the others); biases and batch-norm parameters are left alone."""
+    decay_all: bool = False
+    """Decay biases and batch-norm parameters too, as the authors of DenseNet did."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; longer ones are scaled down to it."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each module to the one before it, for fine-tuning; 1: none."""
+    lookahead_period: int | None = None
+    """Lookahead: updates between two of the slow weights; None: no slow weights."""
+    lookahead_step: float = 0.5
+    """Lookahead: share of the way to the fast weights that the slow ones go."""
+    sam_radius: float = 0.0
+    """Sharpness-aware minimisation: the gradient is taken at this distance uphill; 0: at the weights."""
+    ema_decay: float | None = None
+    """Keep a moving average of parameters and batch statistics, with this share of the old one, and test it
+    too; None: no average."""
+
     learning_rate: float = 0.1
     """Largest learning rate of the schedule."""
     schedule: Schedule = "one_cycle"
-    """Rate after the warm-up: constant; divided by 10 at 50 % and 75 % of the steps; falling to 0 as a cosine
-    or a line; or torch's OneCycleLR."""
+    """Rate after the warm-up: constant; multiplied by step_factor at step_shares of the steps; falling to
+    end_learning_rate as a cosine, a line or a power of one; multiplied by decay_rate every decay_epochs; or
+    torch's OneCycleLR."""
     warmup_epochs: float = 0.0
     """Epochs in which the rate rises linearly to learning_rate; one_cycle has its own."""
-    momentum: float = 0.9
-    """Momentum of SGD, in torch's sense; 0: none."""
-    nesterov: bool = True
-    """Nesterov's form of momentum."""
-    weight_decay: float = 5e-4
-    """Share of each kernel that is added to its gradient; biases and batch-norm parameters are left alone."""
+    end_learning_rate: float = 0.0
+    """Where cosine, linear and polynomial end, and below which exponential does not fall."""
+    step_shares: tuple[float, ...] = (0.5, 0.75)
+    """Of step: after which shares of the steps the rate changes; He et al. 2016, at 32k and 48k of 64k."""
+    step_factor: float = 0.1
+    """Of step: by what the rate is multiplied."""
+    decay_power: float = 2.0
+    """Of polynomial: the power."""
+    decay_rate: float = 0.94
+    """Of exponential: by what the rate is multiplied; 0.94 every two epochs: Szegedy et al. 2016."""
+    decay_epochs: float = 2.0
+    """Of exponential: epochs between two changes."""
+
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, in training."""
     seed: int = 0
@@ -105,7 +153,14 @@ class Config:
 # May differ when a run is continued, for they change neither a parameter nor a row of metrics.
 _FREE = ("workdir", "workers", "save_every", "compilation_cache")
 
-_CHOICES = {"schedule": Schedule, "augment": Augment, "dtype": DType, "parallel": Parallel}
+_CHOICES = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "augment": Augment,
+    "dtype": DType,
+    "parallel": Parallel,
+    "remat": Remat,
+}
 
 # Lowest value, highest value; a bound in a tuple of its own is not reached.
 _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
@@ -115,7 +170,23 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "epochs": (1, math.inf),
     "steps": (1, math.inf),
     "batch_size": (1, math.inf),
+    "accumulate": (1, math.inf),
+    "beta1": (0, (1,)),
+    "beta2": (0, (1,)),
+    "rms_decay": (0, (1,)),
+    "epsilon": (0, (math.inf,)),
+    "clip_norm": ((0,), (math.inf,)),
+    "layer_decay": ((0,), 1),
+    "lookahead_period": (1, math.inf),
+    "lookahead_step": ((0,), 1),
+    "sam_radius": (0, (math.inf,)),
+    "ema_decay": (0, (1,)),
     "learning_rate": ((0,), (math.inf,)),
+    "end_learning_rate": (0, (math.inf,)),
+    "step_factor": ((0,), (math.inf,)),
+    "decay_power": ((0,), (math.inf,)),
+    "decay_rate": ((0,), 1),
+    "decay_epochs": ((0,), (math.inf,)),
     "warmup_epochs": (0, (math.inf,)),
     "momentum": (0, (1,)),
     "weight_decay": (0, (math.inf,)),
@@ -140,6 +211,13 @@ def validate(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not _within(value, *bounds):
             raise ConfigError(f"{name} is {value}; it has to be {_range_words(*bounds)}")
+    if any(not 0 < share < 1 for share in config.step_shares):
+        raise ConfigError(f"step_shares are {config.step_shares}; each has to be above 0 and below 1")
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not fall into {config.accumulate} equal parts; "
+            "accumulate has to divide it"
+        )
     if config.schedule == "one_cycle" and config.warmup_epochs:
         raise ConfigError("schedule one_cycle has a warm-up of its own; warmup_epochs has to be 0 with it")
     if config.parallel == "mesh" and not config.sync_batch_norm:

@@ -17,9 +17,10 @@ from train.augment import AUGMENTATIONS
 from train.checkpoint import Checkpoints, Snapshot
 from train.config import Config, ConfigError, claim_workdir, validate
 from train.data import Dataset, eval_batches, open_dataset, train_batches
-from train.optim import make_optimizer, make_schedule
+from train.optim import make_optimizer
 from train.parallel import PARTITIONERS, Partitioner, check_batch_size
 from train.report import Display, MetricsFile, Row, Stopwatch
+from train.schedules import make_schedule
 from train.start import make_start
 from train.step import (
     EVAL_METRICS,
@@ -52,6 +53,8 @@ class Run(NamedTuple):
 
 def train(config: Config, console: Console | None = None) -> float:
     """Trains as `config` says, or continues the run in its folder; returns the final test accuracy in [0, 1].
+
+    Where there is a moving average, the accuracy is its.
 
     Raises:
         ConfigError: the configuration does not fit itself, the devices, the data, the network or the folder.
@@ -101,11 +104,15 @@ def train(config: Config, console: Console | None = None) -> float:
                 sums = _zeros(run, TRAIN_METRICS)
 
             if step == run.total_steps or step % (config.eval_every * run.steps_per_epoch) == 0:
-                measured = _evaluate(config, run, state, step)
+                measured = _evaluate(config, run, state.params, state.batch_stats, step)
                 row = _row("eval", step, run, measured, time.perf_counter() - began)
+                accuracy = row["accuracy"]
+                if state.ema is not None:
+                    measured = _evaluate(config, run, **state.ema, step=step)
+                    row["ema_loss"] = measured["loss"] / measured["count"]
+                    row["ema_accuracy"] = accuracy = measured["correct"] / measured["count"]
                 rows.write(row)
                 display.eval_row(row)
-                accuracy = row["accuracy"]
                 if accuracy > best_accuracy:
                     best_accuracy = accuracy
                     checkpoints.save_best(state, accuracy)
@@ -123,7 +130,7 @@ def build(config: Config) -> Run:
     """Everything that a run needs, checked for fitting together. Writes nothing."""
     validate(config)
     partitioner = PARTITIONERS[config.parallel]()
-    check_batch_size(config.batch_size, partitioner.num_devices)
+    check_batch_size(config.batch_size, partitioner.num_devices, config.accumulate)
     data = open_dataset(
         config.data, config.data_dir, image_size=config.image_size, skip_unreadable=config.skip_unreadable
     )
@@ -139,8 +146,10 @@ def build(config: Config) -> Run:
     image_shape = data.train.image_shape
     try:
         start = make_start(config, data)
-        tx = make_optimizer(config, schedule, start.labels)
-        new_state = jax.jit(partial(init_state, start.model, tx, config.seed, image_shape))
+        tx = make_optimizer(config, schedule, start.labels, start.scales)
+        average = config.ema_decay is not None
+        new_state = partial(init_state, start.model, tx, config.seed, image_shape, average=average)
+        new_state = jax.jit(new_state)
         new_state = partial(new_state, start.variables)
         jax.eval_shape(new_state)
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -156,6 +165,10 @@ def build(config: Config) -> Run:
         labels=start.labels,
         label_smoothing=config.label_smoothing,
         sync_batch_norm=config.sync_batch_norm,
+        accumulate=config.accumulate,
+        sam_radius=config.sam_radius,
+        ema_decay=config.ema_decay,
+        remat=config.remat,
     )
     return Run(
         data,
@@ -196,7 +209,7 @@ def _train_batches(config: Config, run: Run, start_step: int) -> Any:
     )
 
 
-def _evaluate(config: Config, run: Run, state: TrainState, step: int) -> dict[str, float]:
+def _evaluate(config: Config, run: Run, params: Any, batch_stats: Any, step: int) -> dict[str, float]:
     """EVAL_METRICS over all test images, each counted once."""
     sums = _zeros(run, EVAL_METRICS)
     batches = eval_batches(
@@ -208,7 +221,7 @@ def _evaluate(config: Config, run: Run, state: TrainState, step: int) -> dict[st
     with closing(batches):
         for batch in batches:
             images = run.partitioner.shard_batch(batch)
-            sums = _add(sums, run.eval_step(state.params, state.batch_stats, images))
+            sums = _add(sums, run.eval_step(params, batch_stats, images))
     return _to_host(sums, step)
 
 

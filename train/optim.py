@@ -1,87 +1,157 @@
-"""SGD in torch's form, and the learning-rate schedules."""
+"""Gradients to updates, by optax: the optimizer, what is decayed and clipped, and what wraps it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from train.config import Config, ConfigError
-
-
-def make_schedule(config: Config, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-    """Learning rate of the update that follows `count` others; the last has count total_steps - 1."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    if warmup >= total_steps:
-        raise ConfigError(
-            f"warmup_epochs {config.warmup_epochs:g} are {warmup} steps of a run of {total_steps}; "
-            "the warm-up has to be shorter than the run"
-        )
-    main = _main_schedule(config, total_steps - warmup)
-    if not warmup:
-        return main
-    # A line that would be 0 one step before the run, so that no update is lost on a rate of 0.
-    rise = optax.linear_schedule(config.learning_rate / (warmup + 1), config.learning_rate, warmup)
-    return optax.join_schedules([rise, main], [warmup])
-
-
-def _main_schedule(config: Config, steps: int) -> optax.Schedule:
-    match config.schedule:
-        case "constant":
-            return optax.constant_schedule(config.learning_rate)
-        case (
-            "step"
-        ):  # He et al. 2016, https://arxiv.org/abs/1512.03385, Sec. 4.2: at 32k and 48k of 64k steps
-            return optax.piecewise_constant_schedule(
-                config.learning_rate, {steps // 2: 0.1, steps * 3 // 4: 0.1}
-            )
-        case "cosine":
-            return optax.cosine_decay_schedule(config.learning_rate, steps)
-        case "linear":
-            return optax.linear_schedule(config.learning_rate, 0.0, steps)
-        case "one_cycle":
-            return one_cycle_schedule(config.learning_rate, steps)
-
-
-def one_cycle_schedule(
-    peak_value: float,
-    total_steps: int,
-    pct_start: float = 0.3,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-) -> optax.Schedule:
-    """torch's OneCycleLR with cosine annealing, with its defaults; momentum is not cycled.
-
-    Rises from peak_value / div_factor to peak_value at count pct_start * total_steps - 1, then falls to
-    peak_value / div_factor / final_div_factor at count total_steps - 1. (`optax.cosine_onecycle_schedule`
-    turns one step later, and at whole numbers only.)
-    """
-    turns: Any = {  # annotated as whole numbers in optax, which interpolates between any
-        pct_start * total_steps - 1: div_factor,
-        total_steps - 1: 1 / (div_factor * final_div_factor),
-    }
-    return optax.piecewise_interpolate_schedule("cosine", peak_value / div_factor, turns)
+from train.config import Config
 
 
 def make_optimizer(
-    config: Config, schedule: optax.Schedule, labels: Any = None
+    config: Config, schedule: optax.Schedule, labels: Any = None, scales: Any = None
 ) -> optax.GradientTransformation:
-    """SGD with momentum as torch.optim.SGD computes it, but with decay on kernels alone.
+    """The optimizer that the configuration describes.
 
-    `labels` has "trained" or "frozen" for each parameter, and None is all trained; what is frozen has no
-    update and takes no memory.
-
-    Weight decay is added to the gradient before the momentum (torch's coupled form, not AdamW's decoupled
-    one), and the momentum is a sum of gradients, scaled by the rate of the step that uses it.
+    Args:
+      config: of it, from `optimizer` to `lookahead_step`.
+      schedule: learning rate of the update that follows `count` others.
+      labels: "trained" or "frozen" for each parameter; what is frozen has no update and takes no memory.
+        None: all are trained.
+      scales: a factor of each parameter's learning rate; None: 1.
     """
-    sgd = optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_kernel),
+    tx = _OPTIMIZERS[config.optimizer](config, schedule, _everything if config.decay_all else is_kernel)
+    if config.clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    if scales is not None:
+        tx = optax.chain(tx, optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
+    if config.lookahead_period is not None:
+        tx = lookahead(tx, config.lookahead_period, config.lookahead_step)
+    if labels is not None:
+        tx = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+    return tx
+
+
+Mask = Callable[[Any], Any]
+
+
+def _sgd(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """As torch.optim.SGD: decay is added to the gradient before the momentum, which is a sum of gradients.
+
+    The momentum is scaled by the rate of the step that uses it.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
     )
-    if labels is None:
-        return sgd
-    return optax.multi_transform({"trained": sgd, "frozen": optax.set_to_zero()}, labels)
+
+
+def _rmsprop(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """As TensorFlow's RMSProp, with which the Inceptions were trained: epsilon is inside the square root.
+
+    The mean of squares starts at one, and the momentum is a sum of updates that are scaled by their rates.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
+        optax.rmsprop(
+            schedule,
+            decay=config.rms_decay,
+            eps=_epsilon(config, 1e-10),
+            initial_scale=1.0,
+            momentum=config.momentum or None,
+            nesterov=config.nesterov,
+        ),
+    )
+
+
+def _adamw(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101."""
+    epsilon = _epsilon(config, 1e-8)
+    return optax.adamw(
+        schedule, config.beta1, config.beta2, epsilon, weight_decay=config.weight_decay, mask=mask
+    )
+
+
+def _lamb(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """You et al. 2020, https://arxiv.org/abs/1904.00962."""
+    epsilon = _epsilon(config, 1e-6)
+    return optax.lamb(
+        schedule, config.beta1, config.beta2, epsilon, weight_decay=config.weight_decay, mask=mask
+    )
+
+
+def _muon(config: Config, schedule: optax.Schedule, mask: Mask) -> optax.GradientTransformation:
+    """Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: orthogonal updates of the kernels.
+
+    A convolution's kernel is the matrix (inputs of a unit, units). Heads, biases and batch norm, for which it
+    is not meant, have AdamW.
+    """
+    return optax.contrib.muon(
+        schedule,
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=mask,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=_matrices,
+    )
+
+
+_OPTIMIZERS = {"sgd": _sgd, "rmsprop": _rmsprop, "adamw": _adamw, "lamb": _lamb, "muon": _muon}
+
+
+def _epsilon(config: Config, default: float) -> float:
+    return default if config.epsilon is None else config.epsilon
+
+
+def _matrices(params: Any) -> Any:
+    """How muon sees each parameter: a convolution's kernel (h, w, inputs, units) as a matrix."""
+    numbers = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    return jax.tree.map(lambda x: numbers if x.ndim == 4 else None, params)
 
 
 def is_kernel(params: Any) -> Any:
     """True at the leaves named `kernel`: convolutions' and dense layers' weights."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _everything(params: Any) -> Any:
+    return jax.tree.map(lambda _: True, params)
+
+
+class LookaheadState(NamedTuple):
+    """The slow weights, and what the inner optimizer keeps."""
+
+    num_updates: jax.Array
+    slow: Any
+    inner: Any
+
+
+def lookahead(inner: optax.GradientTransformation, period: int, step: float) -> optax.GradientTransformation:
+    """Zhang et al. 2019, https://arxiv.org/abs/1907.08610, Algorithm 1.
+
+    After every `period` updates the slow weights go the share `step` of the way to the fast ones, which go on
+    from there. (`optax.lookahead` wants the parameters in pairs, fast and slow, wherever they are used.)
+    """
+
+    def init(params: Any) -> Any:
+        return LookaheadState(jnp.int32(0), jax.tree.map(jnp.array, params), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, inner_state = inner.update(updates, state.inner, params)
+        num_updates = state.num_updates + 1
+        is_sync = num_updates % period == 0
+
+        def new_slow(slow: jax.Array, x: jax.Array, change: jax.Array) -> jax.Array:
+            return jnp.where(is_sync, slow + step * (x + change - slow), slow)
+
+        slow = jax.tree.map(new_slow, state.slow, params, updates)
+        synced = jax.tree.map(
+            lambda new, x, change: jnp.where(is_sync, new - x, change), slow, params, updates
+        )
+        return synced, LookaheadState(num_updates, slow, inner_state)
+
+    return optax.GradientTransformation(init, update)

@@ -168,12 +168,14 @@ PARTITIONERS: dict[str, type[PmapPartitioner] | type[MeshPartitioner]] = {
 }
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-    """ConfigError if the devices cannot share a batch equally."""
-    if batch_size % num_devices:
-        below = batch_size // num_devices * num_devices
-        near = " or ".join(str(size) for size in (below, below + num_devices) if size)
+def check_batch_size(batch_size: int, num_devices: int, accumulate: int = 1) -> None:
+    """ConfigError if the devices cannot share a batch equally, or a device its share among the parts."""
+    unit = num_devices * accumulate
+    if batch_size % unit:
+        below = batch_size // unit * unit
+        near = " or ".join(str(size) for size in (below, below + unit) if size)
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
         raise ConfigError(
-            f"batch_size {batch_size} does not give {num_devices} devices equal shares; "
-            f"it has to be a multiple of {num_devices}, such as {near}"
+            f"batch_size {batch_size} does not give {num_devices} devices equal shares{parts}; "
+            f"it has to be a multiple of {unit}, such as {near}"
         )

@@ -134,7 +134,8 @@ class Display:
         epoch = self._epoch(row["step"])
         self._console.print(
             f"epoch {epoch}/{self._epochs}  step {row['step']}  {self._train}  "
-            f"test loss {row['loss']:.4f}  test accuracy {100 * row['accuracy']:.2f} %",
+            f"test loss {row['loss']:.4f}  test accuracy {100 * row['accuracy']:.2f} %"
+            + (f"  averaged {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""),
             highlight=False,
             soft_wrap=True,
         )

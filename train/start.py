@@ -24,6 +24,7 @@ class Start(NamedTuple):
     std: tuple[float, ...]
     channels: str  # RGB or BGR
     labels: Any  # TRAINED or FROZEN for each parameter; None: all are trained
+    scales: Any  # of each parameter's learning rate; None: 1
     remarks: tuple[str, ...] = ()
 
 
@@ -45,7 +46,24 @@ def make_start(config: Config, data: Dataset) -> Start:
         model = model.clone(survival_prob=config.survival_prob)
     if config.freeze_batch_norm:
         model = flaxarch.freeze_batch_norm(model)
-    return Start(model, variables, mean, std, channels, _labels(config, model, image_shape), remarks)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
+    labels = _labels(config.freeze, model, params)
+    scales = None
+    if config.layer_decay != 1:
+        scales = layer_scales(model, params, image_shape, config.layer_decay)
+    return Start(model, variables, mean, std, channels, labels, scales, remarks)
+
+
+def layer_scales(model: Network, params: Any, image_shape: tuple[int, ...], decay: float) -> Any:
+    """Factors of the learning rate: 1 for the last module that has parameters, `decay` for the one before it.
+
+    And so on; modules are those that the network itself holds, in the order in which an image meets them.
+    Source: layer-wise decay of Clark et al. 2020, https://arxiv.org/abs/2003.10555, as in timm.
+    """
+    modules = [name for name in flaxarch.cost(model, image_shape).by_module(1) if name in params]
+    depths = {name: len(modules) - 1 - i for i, name in enumerate(modules)}
+    return {name: jax.tree.map(lambda _, d=depths[name]: decay**d, tree) for name, tree in params.items()}
 
 
 def _load(
@@ -68,13 +86,11 @@ def _of_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, .
     return values if len(values) == num_channels else (sum(values) / len(values),) * num_channels
 
 
-def _labels(config: Config, model: Network, image_shape: tuple[int, ...]) -> Any:
-    if not config.freeze:
+def _labels(freeze: tuple[str, ...], model: Network, params: Any) -> Any:
+    if not freeze:
         return None
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
     body = [f"{name}/*" for name in params if name not in (model.head, *model.aux_heads)]
-    patterns = [x for pattern in config.freeze for x in (body if pattern == "body" else [pattern])]
+    patterns = [x for pattern in freeze for x in (body if pattern == "body" else [pattern])]
     try:
         return flaxarch.label_params(params, {**dict.fromkeys(patterns, FROZEN), "**": TRAINED})
     except ValueError as error:

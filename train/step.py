@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 import flaxarch
+from flaxarch import ops
 from train.losses import correct_sum, cross_entropy_sum
 
 Batch = dict[str, Any]  # image uint8 (N, H, W, C), label int32 (N,), mask float32 (N,)
@@ -31,6 +32,7 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any  # {} for families without BatchNorm
     opt_state: optax.OptState
+    ema: Any = None  # {"params": ..., "batch_stats": ...}: their moving average, where there is one
 
 
 class TrainStep(Protocol):
@@ -57,14 +59,20 @@ def init_state(
     seed: int,
     image_shape: Sequence[int],
     variables: Any = None,
+    *,
+    average: bool = False,
 ) -> TrainState:
-    """The state before the first update: drawn from the seed, or with `variables` as they are."""
+    """The state before the first update: drawn from the seed, or with `variables` as they are.
+
+    `average` is whether the state has a moving average too.
+    """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     if variables is not None:
         params, batch_stats = variables["params"], variables["batch_stats"]
     else:
         params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
-    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params))
+    ema = {"params": params, "batch_stats": batch_stats} if average else None
+    return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), ema)
 
 
 def make_train_step(
@@ -78,6 +86,10 @@ def make_train_step(
     labels: Any = None,
     label_smoothing: float = 0.0,
     sync_batch_norm: bool = True,
+    accumulate: int = 1,
+    sam_radius: float = 0.0,
+    ema_decay: float | None = None,
+    remat: str = "none",
 ) -> TrainStep:
     """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
 
@@ -96,6 +108,14 @@ def make_train_step(
         label_smoothing: share of the target spread evenly over all classes.
         sync_batch_norm: statistics of the whole batch; otherwise of each device's share, and the running
             statistics are the mean over devices.
+        accumulate: parts of the batch that are computed one after the other. Their gradients add up to the
+            batch's; batch statistics are of one part, and run from part to part.
+        sam_radius: sharpness-aware minimisation, Foret et al. 2021, https://arxiv.org/abs/2010.01412: the
+            gradient is that of the parameters moved by this much along their own; statistics and metrics are
+            of the parameters themselves. 0: none.
+        ema_decay: share of the old moving average, as it is after ten updates and more; None: there is none.
+        remat: what the backward pass computes anew in place of keeping it: "none", all between the ends of
+            "stage"s, or "all" of the forward pass.
     """
 
     def train_step(
@@ -109,47 +129,93 @@ def make_train_step(
             if sync_batch_norm and hasattr(model, "axis_name"):
                 net = model.clone(axis_name=axis_name)
         total = _sum_over(axis_name)
+        count = total(batch["mask"].sum())
 
-        images = normalise(batch["image"], mean, std, channels)
-        targets, mask = batch["label"], batch["mask"]
-        count = total(mask.sum())
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        def loss_fn(params: Any, batch_stats: Any, part: Batch, part_key: jax.Array) -> tuple[jax.Array, Any]:
             if labels is not None:  # so that nothing is computed for what does not train
                 params = jax.tree.map(_cut_where_frozen, params, labels)
             outputs, updated = net.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
+                {"params": params, "batch_stats": batch_stats},
+                normalise(part["image"], mean, std, channels),
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": dropout_key, "gates": gates_key},
+                rngs={"dropout": part_key, "gates": gates_key},
             )
+            targets, mask = part["label"], part["mask"]
             logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, ())
             loss = cross_entropy_sum(logits, targets, mask, label_smoothing)
             for aux in aux_logits:
                 loss += net.aux_weight * cross_entropy_sum(aux, targets, mask, label_smoothing)
-            loss /= jnp.maximum(count, 1)
-            return loss, (logits, updated.get("batch_stats", {}))
+            return loss / jnp.maximum(count, 1), (
+                correct_sum(logits, targets, mask),
+                updated.get("batch_stats", {}),
+            )
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        loss, grads = total((loss, grads))
+        grad_fn = jax.value_and_grad(_remat(loss_fn, remat), has_aux=True)
+
+        def gradient(params: Any) -> tuple[jax.Array, jax.Array, Any, Any]:
+            """Loss, hits and gradients of the whole batch, and batch statistics."""
+            if accumulate == 1:
+                (loss, (correct, batch_stats)), grads = grad_fn(params, state.batch_stats, batch, dropout_key)
+                return *total((loss, correct, grads)), batch_stats
+
+            def add_part(carry: Any, part: Any) -> tuple[Any, None]:
+                sums, batch_stats = carry
+                (loss, (correct, batch_stats)), grads = grad_fn(params, batch_stats, *part)
+                return (jax.tree.map(jnp.add, sums, (loss, correct, grads)), batch_stats), None
+
+            parts = jax.tree.map(partial(_split, num_parts=accumulate), batch)
+            zeros = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+            # XLA's CPU backend runs convolutions of a loop's body many times slower.
+            unroll = 1 if ops.native_forms() else accumulate
+            keys = jax.random.split(dropout_key, accumulate)
+            (sums, batch_stats), _ = lax.scan(
+                add_part, (zeros, state.batch_stats), (parts, keys), unroll=unroll
+            )
+            return *total(sums), batch_stats
+
+        loss, correct, grads, batch_stats = gradient(state.params)
+        grad_norm = optax.tree.norm(grads)
+        if sam_radius:
+            uphill = optax.tree.add_scale(state.params, sam_radius / (grad_norm + 1e-12), grads)
+            grads = gradient(uphill)[2]
         if axis_name is not None and not sync_batch_norm:
             batch_stats = lax.pmean(batch_stats, axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            # Rises from 0.1, as TensorFlow's, so that the first values are soon forgotten.
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            new = {"params": params, "batch_stats": batch_stats}
+            ema = jax.tree.map(lambda old, x: x + decay.astype(x.dtype) * (old - x), ema, new)
 
-        grad_norm = optax.tree.norm(grads)
         metrics = {
             "loss": loss * count,
-            "correct": total(correct_sum(logits, targets, mask)),
+            "correct": correct,
             "count": count,
             "grad_norm": grad_norm,
             "steps": jnp.float32(1),
             "nonfinite": 1.0 - jnp.isfinite(loss + grad_norm),
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
 
     return train_step
+
+
+def _split(x: jax.Array, num_parts: int) -> jax.Array:
+    """(N, ...) -> (num_parts, N / num_parts, ...): every num_parts-th example, so that none is moved."""
+    return jnp.swapaxes(x.reshape(-1, num_parts, *x.shape[1:]), 0, 1)
+
+
+def _remat(loss_fn: Any, remat: str) -> Any:
+    policies = jax.checkpoint_policies
+    match remat:
+        case "stage":
+            return jax.checkpoint(loss_fn, policy=policies.save_only_these_names("stage"))
+        case "all":
+            return jax.checkpoint(loss_fn, policy=policies.nothing_saveable)
+    return loss_fn
 
 
 def make_eval_step(

@@ -18,7 +18,7 @@ import jax
 from flaxarch.analysis.receptive_field import View, pixels, propagate
 
 Path = tuple[str, ...]
-_TAIL = ("div", "convert_element_type")  # end a mean, and a layer that computes in another dtype
+_TAIL = ("div", "convert_element_type", "name")  # end a mean, a layer in another dtype, a stage
 _RESIZINGS = ("resize", "adaptive pool")  # an equation for the height, then one for the width
 
 

@@ -112,12 +112,11 @@ class InvertedResiduals(Network):
         stride = 2
         for number, block in enumerate(blocks, start=1):
             if block.strides > 1:
-                tap(self, stride, x)
+                x = tap(self, stride, x)
             stride *= block.strides
             residual_block = InvertedResidual(block, conv, norm, self.same_padding, name=f"block{number}")
             x = residual_block(x, next(gate) if block.has_shortcut else None)
-        tap(self, stride, x)
-        return x
+        return tap(self, stride, x)
 
 
 class MobileNetV2(InvertedResiduals):

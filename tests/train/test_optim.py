@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 import flaxarch
 from train.config import Config, ConfigError
-from train.optim import is_kernel, make_optimizer, make_schedule, one_cycle_schedule
+from train.optim import is_kernel, lookahead, make_optimizer
+from train.schedules import make_schedule, one_cycle_schedule
 
 
 def rates(schedule: optax.Schedule, counts: Iterable[int]) -> list[float]:
@@ -103,3 +105,119 @@ def test_frozen_parameters_have_no_update_and_no_memory():
     updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), state, params)[0]
     np.testing.assert_array_equal(updates["conv"]["kernel"], 0)
     assert (updates["fc"]["kernel"] < 0).all()
+
+
+def _paths(config: Config, gradient: Any, params: Any, steps: int) -> list[Any]:
+    tx = make_optimizer(config, optax.constant_schedule(config.learning_rate))
+    state, found = tx.init(params), []
+    for _ in range(steps):
+        updates, state = tx.update(gradient(params), state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params)
+    return found
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb", "rmsprop", "muon"])
+def test_every_optimizer_goes_down_a_bowl(optimizer: Any):
+    config = Config(optimizer=optimizer, learning_rate=0.05, nesterov=False, weight_decay=0.0)
+    rng = np.random.default_rng(0)
+    params: Any = {
+        "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)},
+        "fc": {"kernel": jnp.asarray(rng.normal(size=(4, 5)), jnp.float32), "bias": jnp.ones(5)},
+    }
+    *_, last = _paths(config, lambda tree: tree, params, 60)
+    before, after = (optax.tree.norm(tree) for tree in (params, last))
+    assert float(after) < 0.5 * float(before)
+
+
+def test_rmsprop_is_tensorflows():
+    """Mean of squares from one, epsilon inside the root, momentum of updates at their rates."""
+    config = Config(
+        optimizer="rmsprop", rms_decay=0.9, epsilon=1.0, momentum=0.9, nesterov=False, weight_decay=0.0
+    )
+    rates = [0.1, 0.05, 0.02]
+    params: Any = {"kernel": jnp.array([1.0, -2.0])}
+    tx = make_optimizer(config, lambda count: jnp.asarray(rates)[count])
+    state, weights = tx.init(params), np.array([1.0, -2.0])
+    squares, momentum = np.ones(2), np.zeros(2)
+    for rate in rates:
+        grads = {"kernel": 2 * params["kernel"]}
+        updates: Any
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        gradient = 2 * weights
+        squares = 0.9 * squares + 0.1 * gradient**2
+        momentum = 0.9 * momentum + rate * gradient / np.sqrt(squares + 1.0)
+        weights = weights - momentum
+        np.testing.assert_allclose(params["kernel"], weights, rtol=1e-5)
+
+
+def test_muons_update_of_a_convolution_is_near_orthogonal_and_heads_have_adam():
+    config = Config(optimizer="muon", learning_rate=1.0, weight_decay=0.0, nesterov=False)
+    rng = np.random.default_rng(0)
+    grads: Any = {
+        "conv": {"kernel": rng.normal(size=(3, 3, 4, 8))},
+        "fc": {"kernel": rng.normal(size=(4, 5))},
+    }
+    grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), grads)
+    (moved,) = _paths(config, lambda _: grads, jax.tree.map(jnp.zeros_like, grads), 1)
+    values = np.linalg.svd(np.asarray(moved["conv"]["kernel"]).reshape(36, 8), compute_uv=False)
+    assert values.min() > 0.6 * values.max()
+    np.testing.assert_allclose(np.abs(moved["fc"]["kernel"]), 1.0, rtol=1e-3)  # Adam's first step
+
+
+def test_weight_decay_on_everything_reaches_batch_norm():
+    params = {"conv": {"kernel": jnp.ones(3)}, "bn": {"scale": jnp.ones(3)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    config = Config(weight_decay=0.1, momentum=0.0, decay_all=True, learning_rate=1.0)
+    (moved,) = _paths(config, lambda _: zeros, params, 1)
+    np.testing.assert_allclose(moved["bn"]["scale"], 0.9)
+
+
+def test_long_gradients_are_cut_to_the_norm():
+    config = Config(weight_decay=0.0, momentum=0.0, learning_rate=1.0, clip_norm=0.5)
+    params = {"kernel": jnp.zeros(4)}
+    (moved,) = _paths(config, lambda _: {"kernel": jnp.full(4, 3.0)}, params, 1)
+    np.testing.assert_allclose(float(optax.tree.norm(moved)), 0.5, rtol=1e-5)
+    (moved,) = _paths(config, lambda _: {"kernel": jnp.full(4, 0.1)}, params, 1)
+    np.testing.assert_allclose(moved["kernel"], -0.1, rtol=1e-5)
+
+
+def test_lookahead_is_its_algorithm():
+    inner, params = optax.sgd(0.1), {"kernel": jnp.array([1.0, -2.0])}
+    tx = lookahead(inner, period=3, step=0.5)
+    state = tx.init(params)
+    fast = slow = np.array([1.0, -2.0])
+    for count in range(1, 8):
+        updates: Any
+        updates, state = tx.update({"kernel": 2 * params["kernel"]}, state, params)
+        params: Any = optax.apply_updates(params, updates)
+        fast = fast - 0.1 * 2 * fast
+        if count % 3 == 0:
+            slow = slow + 0.5 * (fast - slow)
+            fast = slow
+        np.testing.assert_allclose(params["kernel"], fast, rtol=1e-5)
+
+
+def test_layers_further_from_the_head_learn_more_slowly():
+    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"kernel": jnp.zeros(2)}}
+    scales = {"a": {"kernel": 0.5}, "b": {"kernel": 1.0}}
+    tx = make_optimizer(Config(momentum=0.0, weight_decay=0.0), optax.constant_schedule(1.0), None, scales)
+    updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0]
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.5)
+    np.testing.assert_allclose(updates["b"]["kernel"], -1.0)
+
+
+def test_polynomial_and_exponential_schedules():
+    schedule = make_schedule(Config(schedule="polynomial", learning_rate=1.0, decay_power=2.0), 10, 100)
+    np.testing.assert_allclose(rates(schedule, (0, 50, 99)), [1, 0.25, 0.0001], atol=1e-6)
+    config = Config(schedule="exponential", learning_rate=1.0, decay_rate=0.5, decay_epochs=2.0)
+    schedule = make_schedule(dataclasses.replace(config, end_learning_rate=0.2), 10, 100)
+    np.testing.assert_allclose(
+        rates(schedule, (0, 19, 20, 39, 40, 60)), [1, 1, 0.5, 0.5, 0.25, 0.2], rtol=1e-6
+    )
+
+
+def test_cosine_ends_where_it_should():
+    schedule = make_schedule(Config(schedule="cosine", learning_rate=1.0, end_learning_rate=0.1), 10, 100)
+    np.testing.assert_allclose(rates(schedule, (0, 50, 100)), [1, 0.55, 0.1], rtol=1e-6)

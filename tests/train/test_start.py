@@ -17,7 +17,7 @@ from train.checkpoint import load_variables
 from train.config import Config, ConfigError
 from train.data import open_dataset
 from train.loop import train
-from train.start import make_start
+from train.start import layer_scales, make_start
 from train.step import normalise
 
 ONE_STEP = Config(model="lenet5_relu", image_size=32, steps=2, batch_size=32, schedule="constant")
@@ -115,3 +115,11 @@ def test_weights_of_another_network_are_refused(lenet):
     data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
     with pytest.raises(ConfigError, match=r"weights: lenet.safetensors holds a lenet5_relu, not a lenet5"):
         make_start(dataclasses.replace(ONE_STEP, model="lenet5", weights=lenet[0]), data)
+
+
+def test_layers_are_scaled_by_their_distance_from_the_head():
+    model = flaxarch.create("lenet5_relu")
+    params = variables_of(model, (32, 32, 1))["params"]
+    scales = layer_scales(model, params, (32, 32, 1), 0.5)
+    found = {name: set(jax.tree.leaves(tree)) for name, tree in scales.items()}
+    assert found == {"c1": {1 / 16}, "c3": {1 / 8}, "c5": {1 / 4}, "f6": {1 / 2}, "output": {1.0}}

@@ -1,13 +1,16 @@
 from functools import cache, partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen as nn
 from tiny_net import TinyNet, random_batch
 
+from flaxarch import ops
 from train.losses import correct_sum, cross_entropy_sum
 from train.step import (
     EVAL_METRICS,
@@ -154,6 +157,77 @@ def test_survival_prob_drops_the_block_in_some_steps():
     step, state, batch = one_step(model), new_state(type(model)), random_batch(0)
     losses = {float(step(state._replace(step=jnp.int32(k)), batch)[1]["loss"]) for k in range(8)}
     assert len(losses) == 2  # kept, dropped
+
+
+def test_parts_of_a_batch_add_up_to_the_batch_where_there_is_no_batch_norm():
+    state, batch = new_state(NoisyNet), random_batch(0)
+    batch["mask"][5:9] = 0
+    whole, whole_metrics = one_step(NoisyNet())(state, batch)
+    for native in (False, True):  # unrolled, and as a loop
+        with ops.use_native_forms(native):
+            parts, metrics = one_step(NoisyNet(), accumulate=4)(state, batch)
+        chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-5, atol=1e-7)
+        chex.assert_trees_all_close(metrics, whole_metrics, rtol=1e-5)
+
+
+def test_batch_statistics_run_from_part_to_part():
+    model, batch = TinyNet(), random_batch(0)
+    state = new_state(TinyNet)
+    after, _ = one_step(model, accumulate=2)(state, batch)
+    expected = state
+    for i in range(2):
+        part = jax.tree.map(lambda x, i=i: x[i::2], batch)
+        stats = one_step(model)(expected, part)[0].batch_stats
+        expected = expected._replace(batch_stats=stats)
+    chex.assert_trees_all_close(after.batch_stats, expected.batch_stats, rtol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["stage", "all"])
+def test_what_is_computed_anew_changes_nothing(remat: str):
+    state, batch = new_state(TinyNet), random_batch(0)
+    expected = one_step(TinyNet())(state, batch)
+    chex.assert_trees_all_close(
+        one_step(TinyNet(), remat=remat)(state, batch), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_sharpness_aware_gradient_is_that_uphill():
+    model, batch = NoisyNet(), random_batch(0)
+    state = new_state(NoisyNet)
+    moved, metrics = one_step(model, sam_radius=0.5)(state, batch)
+    plain, plain_metrics = one_step(model)(state, batch)
+    gradient = jax.tree.map(lambda x, y: (x - y) / 0.1, state.params, plain.params)  # of SGD at 0.1
+    norm = optax.tree.norm(gradient)
+    uphill = state._replace(params=jax.tree.map(lambda x, g: x + 0.5 * g / norm, state.params, gradient))
+    there, _ = one_step(model)(uphill, batch)
+    expected = jax.tree.map(lambda x, y, z: x + (z - y), state.params, uphill.params, there.params)
+    chex.assert_trees_all_close(moved.params, expected, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(metrics, plain_metrics, rtol=1e-5)
+
+
+def test_moving_average_follows_parameters_and_statistics():
+    state = new_state(TinyNet)
+    state = state._replace(ema={"params": state.params, "batch_stats": state.batch_stats})
+    step, expected = one_step(TinyNet(), ema_decay=0.15), state.ema
+    for count in range(3):
+        state, _ = step(state, random_batch(count))
+        decay = min(0.15, (1 + count) / (10 + count))
+        new = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda old, x, d=decay: d * old + (1 - d) * x, expected, new)
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_parameters_have_no_gradient():
+    state, batch = new_state(TinyNet), random_batch(0)
+    labels = jax.tree.map_with_path(
+        lambda path, _: "trained" if path[0].key == "fc" else "frozen", state.params
+    )
+    moved, metrics = one_step(TinyNet(), labels=labels)(state, batch)
+    expected, _ = one_step(TinyNet())(state, batch)
+    chex.assert_trees_all_close(moved.params["fc"], expected.params["fc"], rtol=1e-5)
+    body = {name: x for name, x in state.params.items() if name != "fc"}
+    chex.assert_trees_all_equal({name: moved.params[name] for name in body}, body)
+    assert metrics["grad_norm"] > 0
 
 
 def test_a_step_whose_loss_is_not_finite_says_so():
