@@ -167,6 +167,7 @@ class Conventions:
     torch_bias: bool = False  # a convolution's bias starts uniform within ±1 / sqrt(fan_in), not at zero
     dense: Callable[..., nn.Dense] = torch_dense
     frozen: bool = False  # batch norm by its running statistics in training too
+    groups: tuple[tuple[int, ...], ...] | None = None  # of devices that take batch statistics together
 
     def conv(self, dtype: DTypeLike) -> ModuleDef:
         """`nn.Conv` for these conventions; strided and padded uses state their padding."""
@@ -183,7 +184,8 @@ class Conventions:
     def norm(self, train: bool, dtype: DTypeLike, axis_name: str | None) -> ModuleDef:
         """`nn.BatchNorm` for these conventions; statistics are float32 or wider.
 
-        `axis_name` names the mapped axis of devices over which the statistics are taken, if any.
+        `axis_name` names the mapped axis of devices over which the statistics are taken, if any; with
+        `groups`, each group of them takes its own.
         """
         return partial(
             nn.BatchNorm,
@@ -193,6 +195,7 @@ class Conventions:
             use_scale=self.norm_scale,
             dtype=dtype,
             axis_name=axis_name,
+            axis_index_groups=self.groups,
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels in float32, and can go below zero
         )
 

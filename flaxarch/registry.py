@@ -136,5 +136,5 @@ def _is_same(mine: Any, its: Any) -> bool:
     if isinstance(mine, Network) and type(mine) is type(its):  # a U-Net's encoder
         return not _differing_fields(mine, its)
     if isinstance(mine, Conventions):
-        return mine == dataclasses.replace(its, frozen=mine.frozen)
+        return mine == dataclasses.replace(its, frozen=mine.frozen, groups=mine.groups)
     return mine == its

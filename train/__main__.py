@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,16 +12,29 @@ from absl import logging
 from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError
 from train.data import DataError
+from train.distributed import connect, is_distributed, supervised
+from train.guard import Stopped
 from train.loop import TrainingError, train
 
 
 def main() -> int:
-    """0: trained or finished before; 1: the run broke off; 2: it cannot be run as asked; 130: interrupted."""
+    """The exit status.
+
+    0: trained or finished before, or stopped by SIGTERM and saved; 1: the run broke off; 2: it cannot be run
+    as asked; 130: interrupted.
+    """
     config = tyro.cli(Config, prog="python -m train")
+    return supervised(partial(_run, config)) if is_distributed(config) else _run(config)
+
+
+def _run(config: Config) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax and grain tell of their own doings
     _set_up_compilation_cache(config.compilation_cache)
     try:
+        connect(config)
         train(config)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command continues this run", file=sys.stderr)
     except (ConfigError, DataError) as error:
         return _fail(error, 2)
     except (TrainingError, CheckpointError, OSError) as error:  # OSError: a full disk, say

@@ -30,6 +30,7 @@ class Snapshot(NamedTuple):
     accuracy: float  # of the last evaluation, in [0, 1]; -1 before the first
     best_accuracy: float  # of all evaluations so far; likewise
     seconds: float  # spent so far
+    skipped: int = 0  # updates left out so far, because they were not finite
 
 
 class Checkpoints:
@@ -56,6 +57,7 @@ class Checkpoints:
                         "accuracy": snapshot.accuracy,
                         "best_accuracy": snapshot.best_accuracy,
                         "seconds": snapshot.seconds,
+                        "skipped": snapshot.skipped,
                     }
                 ),
             ),
@@ -104,6 +106,11 @@ class Checkpoints:
             )
         return None
 
+    def wait(self) -> None:
+        """Returns when everything is written that was to be."""
+        self._last.wait_until_finished()
+        self._best.wait_until_finished()
+
     def close(self) -> None:
         """Waits until everything is written."""
         self._last.close()
@@ -111,9 +118,8 @@ class Checkpoints:
 
     def _restore(self, step: int, state: TrainState, sums: Metrics) -> Snapshot:
         def here(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(
-                shape.shape, shape.dtype, sharding=self._partitioner.checkpoint_sharding
-            )
+            sharding = self._partitioner.checkpoint_sharding(shape)
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
         variables, training = jax.tree.map(
             here, (_variables(state), {"opt_state": state.opt_state, "sums": sums})

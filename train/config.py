@@ -102,6 +102,9 @@ class Config:
     """Keep a moving average of parameters and batch statistics, with this share of the old one, and test it
     too; None: no average."""
 
+    skip_nonfinite: int = 0
+    """Updates that a run may leave out because their loss or gradient is not finite; more end it."""
+
     learning_rate: float = 0.1
     """Largest learning rate of the schedule."""
     schedule: Schedule = "one_cycle"
@@ -130,8 +133,18 @@ class Config:
 
     parallel: Parallel = "pmap"
     """How a step is spread over the devices: a program on each, or one program over a mesh of them."""
-    sync_batch_norm: bool = True
-    """Batch statistics of the whole batch; or (pmap only) of each device's share, averaged for testing."""
+    shard_params: bool = False
+    """With mesh: keep a share of parameters and optimizer on each device, in place of all on every one."""
+    batch_norm_devices: int | None = None
+    """How many devices take batch statistics together (pmap only); None: all. The mean over all is tested."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where a run has several processes."""
+    num_processes: int | None = None
+    """Number of processes; None, as process_id may be: as the cluster (Slurm, GKE, TPU) says."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    distributed: bool = False
+    """Several processes, all as the cluster says; implied by coordinator."""
 
     workdir: Path | None = None
     """Folder for checkpoints, metrics and configuration; None: runs/MODEL-DATA."""
@@ -151,7 +164,16 @@ class Config:
 
 
 # May differ when a run is continued, for they change neither a parameter nor a row of metrics.
-_FREE = ("workdir", "workers", "save_every", "compilation_cache")
+_FREE = (
+    "workdir",
+    "workers",
+    "save_every",
+    "compilation_cache",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "distributed",
+)
 
 _CHOICES = {
     "optimizer": Optimizer,
@@ -170,6 +192,7 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "epochs": (1, math.inf),
     "steps": (1, math.inf),
     "batch_size": (1, math.inf),
+    "skip_nonfinite": (0, math.inf),
     "accumulate": (1, math.inf),
     "beta1": (0, (1,)),
     "beta2": (0, (1,)),
@@ -192,6 +215,9 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "weight_decay": (0, (math.inf,)),
     "label_smoothing": (0, (1,)),
     "seed": (0, 2**32 - 1),
+    "batch_norm_devices": (1, math.inf),
+    "num_processes": (1, math.inf),
+    "process_id": (0, math.inf),
     "log_every": (1, math.inf),
     "eval_every": (1, math.inf),
     "save_every": (1, math.inf),
@@ -220,11 +246,15 @@ def validate(config: Config) -> None:
         )
     if config.schedule == "one_cycle" and config.warmup_epochs:
         raise ConfigError("schedule one_cycle has a warm-up of its own; warmup_epochs has to be 0 with it")
-    if config.parallel == "mesh" and not config.sync_batch_norm:
+    if config.parallel == "mesh" and config.batch_norm_devices is not None:
         raise ConfigError(
             "parallel mesh computes batch statistics over the whole batch; "
-            "for statistics of each device (sync_batch_norm off) use parallel pmap"
+            "for those of fewer devices (batch_norm_devices) use parallel pmap"
         )
+    if config.shard_params and config.parallel != "mesh":
+        raise ConfigError("shard_params is for parallel mesh; pmap keeps the parameters on every device")
+    if config.coordinator is None and not (config.num_processes is None and config.process_id is None):
+        raise ConfigError("num_processes and process_id need coordinator, the HOST:PORT of process 0")
 
 
 def claim_workdir(config: Config, *, write: bool = True) -> None:

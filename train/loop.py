@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from rich.console import Console
 
 import flaxarch
@@ -17,8 +18,10 @@ from train.augment import AUGMENTATIONS
 from train.checkpoint import Checkpoints, Snapshot
 from train.config import Config, ConfigError, claim_workdir, validate
 from train.data import Dataset, eval_batches, open_dataset, train_batches
+from train.diagnose import first_nonfinite
+from train.guard import Stop, Stopped, sole_run
 from train.optim import make_optimizer
-from train.parallel import PARTITIONERS, Partitioner, check_batch_size
+from train.parallel import Partitioner, check_batch_size, make_partitioner
 from train.report import Display, MetricsFile, Row, Stopwatch
 from train.schedules import make_schedule
 from train.start import make_start
@@ -30,6 +33,7 @@ from train.step import (
     init_state,
     make_eval_step,
     make_train_step,
+    normalise,
 )
 
 
@@ -37,10 +41,20 @@ class TrainingError(RuntimeError):
     """A run that cannot go on. The message is one sentence."""
 
 
+class NonFiniteError(TrainingError):
+    """Loss or gradient is not finite. `step` is the first such step that is known of."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step = step
+
+
 class Run(NamedTuple):
     """What a configuration stands for; nothing of it changes while the run goes on."""
 
     data: Dataset
+    model: nn.Module
+    normalise: Callable[[Any], jax.Array]
     partitioner: Partitioner
     schedule: optax.Schedule
     new_state: Callable[[], TrainState]
@@ -60,6 +74,7 @@ def train(config: Config, console: Console | None = None) -> float:
         ConfigError: the configuration does not fit itself, the devices, the data, the network or the folder.
         DataError: the data cannot be read.
         TrainingError: loss or gradient is no longer finite.
+        Stopped: SIGTERM ended the run after a step; it is saved.
         CheckpointError: the run has checkpoints, and none can be read.
     """
     run = build(config)
@@ -68,21 +83,45 @@ def train(config: Config, console: Console | None = None) -> float:
     console = console or Console(quiet=not main)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with ExitStack() as stack:
+        if main:
+            stack.enter_context(sole_run(config.run_dir))
+        stop = stack.enter_context(Stop().listening())
         checkpoints = stack.enter_context(closing(Checkpoints(config.run_dir, run.partitioner)))
         snapshot = _restore(run, checkpoints, say)
-        state, sums, accuracy, best_accuracy, earlier_seconds = snapshot
-        start = int(state.step)
+        start = int(snapshot.state.step)
         say(_headline(config, run, start))
         if start >= run.total_steps:
-            return _report(config, accuracy, best_accuracy, say)
-
+            return _report(config, snapshot, say)
         metrics_file = config.run_dir / "metrics.jsonl"
         rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start)))
-        batches = stack.enter_context(closing(_train_batches(config, run, start)))
-        display = stack.enter_context(Display(console, start, run.total_steps, run.steps_per_epoch))
-        stopwatch = Stopwatch(config.batch_size)
-        began = time.perf_counter() - earlier_seconds
+        try:
+            with Display(console, start, run.total_steps, run.steps_per_epoch) as display:
+                snapshot = _run_steps(config, run, snapshot, checkpoints, rows, display, stop)
+        except NonFiniteError as error:
+            checkpoints.wait()
+            where = _first_nonfinite(config, run, checkpoints, error.step, say)
+            raise TrainingError(
+                f"{error}{where}; the run's checkpoints are of steps before, "
+                "and a lower learning_rate may help (in another workdir)"
+            ) from error
+    return _report(config, snapshot, say)
 
+
+def _run_steps(
+    config: Config,
+    run: Run,
+    snapshot: Snapshot,
+    checkpoints: Checkpoints,
+    rows: MetricsFile,
+    display: Display,
+    stop: Stop,
+) -> Snapshot:
+    """Updates, rows of metrics, evaluations and checkpoints from the snapshot's step to the last one."""
+    state, sums, accuracy, best_accuracy, earlier_seconds, skipped = snapshot
+    start = int(state.step)
+    stopwatch = Stopwatch(config.batch_size)
+    began = time.perf_counter() - earlier_seconds
+    with closing(_train_batches(config, run, start)) as batches:
         for step in range(start + 1, run.total_steps + 1):
             state, metrics = run.train_step(state, run.partitioner.shard_batch(next(batches)))
             sums = _add(sums, metrics)
@@ -93,12 +132,15 @@ def train(config: Config, console: Console | None = None) -> float:
 
             ends_epoch = step % run.steps_per_epoch == 0 or step == run.total_steps
             if ends_epoch or step % config.log_every == 0:
-                measured = _to_host(sums, step)
+                measured = _to_host(sums, step, config.skip_nonfinite - skipped)
                 stopwatch.stop()
                 row = _row("train", step, run, measured, time.perf_counter() - began)
-                row["grad_norm"] = measured["grad_norm"] / measured["steps"]
+                row["grad_norm"] = measured["grad_norm"] / max(1, measured["steps"])
                 row["learning_rate"] = float(jnp.asarray(run.schedule(step - 1)))
                 row["images_per_second"] = stopwatch.lap()
+                if measured["nonfinite"]:
+                    row["skipped"] = int(measured["nonfinite"])
+                    skipped += row["skipped"]
                 rows.write(row)
                 display.train_row(row)
                 sums = _zeros(run, TRAIN_METRICS)
@@ -117,19 +159,41 @@ def train(config: Config, console: Console | None = None) -> float:
                     best_accuracy = accuracy
                     checkpoints.save_best(state, accuracy)
 
-            if step == run.total_steps or step % (config.save_every or run.steps_per_epoch) == 0:
-                _to_host(sums, step)  # a state that is not finite is not worth keeping
+            is_last = stop.after(step)
+            save_every = config.save_every or run.steps_per_epoch
+            if is_last or step == run.total_steps or step % save_every == 0:
+                _to_host(
+                    sums, step, config.skip_nonfinite - skipped
+                )  # a state that is not finite is not kept
                 rows.sync()
                 seconds = time.perf_counter() - began
-                checkpoints.save(Snapshot(state, sums, accuracy, best_accuracy, seconds))
+                snapshot = Snapshot(state, sums, accuracy, best_accuracy, seconds, skipped)
+                checkpoints.save(snapshot)
+            if is_last and step < run.total_steps:
+                raise Stopped(f"stopped after step {step} of {run.total_steps}")
             stopwatch.start()
-    return _report(config, accuracy, best_accuracy, say)
+    return snapshot
+
+
+def _first_nonfinite(
+    config: Config, run: Run, checkpoints: Checkpoints, step: int, say: Callable[[str], None]
+) -> str:
+    """ ", first in the output of ...": found by repeating the steps from the last checkpoint to `step`."""
+    state = _restore(run, checkpoints, say).state
+    start = int(state.step)
+    say(f"looking for the layer: steps {start + 1} to {step} are repeated")
+    with closing(_train_batches(config, run, start)) as batches:
+        for _ in range(start + 1, step):
+            state, _ = run.train_step(state, run.partitioner.shard_batch(next(batches)))
+        batch = next(batches)
+    state = jax.device_get(state)
+    return f", first in {first_nonfinite(run.model, state, batch, run.normalise, config.seed)}"
 
 
 def build(config: Config) -> Run:
     """Everything that a run needs, checked for fitting together. Writes nothing."""
     validate(config)
-    partitioner = PARTITIONERS[config.parallel]()
+    partitioner = make_partitioner(config)
     check_batch_size(config.batch_size, partitioner.num_devices, config.accumulate)
     data = open_dataset(
         config.data, config.data_dir, image_size=config.image_size, skip_unreadable=config.skip_unreadable
@@ -164,14 +228,17 @@ def build(config: Config) -> Run:
         **normalisation,
         labels=start.labels,
         label_smoothing=config.label_smoothing,
-        sync_batch_norm=config.sync_batch_norm,
+        batch_norm_devices=config.batch_norm_devices,
         accumulate=config.accumulate,
         sam_radius=config.sam_radius,
         ema_decay=config.ema_decay,
         remat=config.remat,
+        skip_nonfinite=config.skip_nonfinite > 0,
     )
     return Run(
         data,
+        start.model,
+        partial(normalise, **normalisation),
         partitioner,
         schedule,
         new_state,
@@ -188,7 +255,7 @@ def _restore(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> 
     sums = _zeros(run, TRAIN_METRICS)
     restored = checkpoints.restore_latest(jax.eval_shape(run.new_state), sums)
     if restored is None:
-        state = run.partitioner.replicate(run.new_state())
+        state = run.partitioner.place(run.new_state())
         return Snapshot(state, sums, accuracy=-1.0, best_accuracy=-1.0, seconds=0.0)
     snapshot, remarks = restored
     for remark in remarks:
@@ -234,18 +301,20 @@ def _zeros(run: Run, names: tuple[str, ...]) -> Metrics:
     return run.partitioner.replicate({name: jnp.float32(0) for name in names})
 
 
-def _to_host(sums: Metrics, step: int) -> dict[str, float]:
-    """Sums up to `step` as Python's floats; TrainingError where they are not finite."""
+def _to_host(sums: Metrics, step: int, num_skipped: int = 0) -> dict[str, float]:
+    """Sums up to `step` as Python's floats.
+
+    NonFiniteError where they are not finite, or where more than `num_skipped` of the steps were left out
+    because they were not.
+    """
     measured = {name: float(value) for name, value in jax.device_get(sums).items()}
-    if all(map(math.isfinite, measured.values())) and not measured.get("nonfinite"):
+    nonfinite = int(measured.get("nonfinite", 0))
+    if all(map(math.isfinite, measured.values())) and nonfinite <= num_skipped:
         return measured
-    what, first = "the test loss", step
-    if "nonfinite" in measured:  # parameters never recover, so the bad steps are the latest
-        what, first = "loss or gradient", step - max(1, int(measured["nonfinite"])) + 1
-    raise TrainingError(
-        f"{what} is not finite at step {first}; the run's checkpoints are of steps before, "
-        "and a lower learning_rate may help (in another workdir)"
-    )
+    if "nonfinite" not in measured:
+        raise NonFiniteError("the test loss", step)
+    # Without skipping, parameters never recover, so that the bad steps are the latest.
+    raise NonFiniteError("loss or gradient", step - max(1, nonfinite) + 1)
 
 
 def _row(kind: str, step: int, run: Run, measured: dict[str, float], seconds: float) -> Row:
@@ -253,8 +322,8 @@ def _row(kind: str, step: int, run: Run, measured: dict[str, float], seconds: fl
         "kind": kind,
         "step": step,
         "epoch": round(step / run.steps_per_epoch, 4),
-        "loss": measured["loss"] / measured["count"],  # nats per image
-        "accuracy": measured["correct"] / measured["count"],
+        "loss": measured["loss"] / max(1, measured["count"]),  # nats per image
+        "accuracy": measured["correct"] / max(1, measured["count"]),
         "seconds": round(seconds, 3),  # of the run so far, earlier sessions included
     }
 
@@ -277,8 +346,8 @@ def _headline(config: Config, run: Run, start: int) -> str:
     return "\n".join(lines)
 
 
-def _report(config: Config, accuracy: float, best_accuracy: float, say: Callable[[str], None]) -> float:
-    say(f"test accuracy {100 * accuracy:.2f} %, best {100 * best_accuracy:.2f} %")
+def _report(config: Config, snapshot: Snapshot, say: Callable[[str], None]) -> float:
+    say(f"test accuracy {100 * snapshot.accuracy:.2f} %, best {100 * snapshot.best_accuracy:.2f} %")
     say(f"checkpoints   {config.run_dir / 'last'} and {config.run_dir / 'best'}")
     say(f"metrics       {config.run_dir / 'metrics.jsonl'}")
-    return accuracy
+    return snapshot.accuracy

@@ -5,7 +5,7 @@ sees a share of the batch and an axis name, under `mesh` it sees the whole batch
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.config import ConfigError
+from train.config import Config, ConfigError
 from train.step import EvalStep, TrainStep
 
 _AXIS = "data"
@@ -27,9 +27,8 @@ class Partitioner(Protocol):
         """Devices of all processes."""
         ...
 
-    @property
-    def checkpoint_sharding(self) -> NamedSharding:
-        """Where a state lies that is read from a checkpoint: whole, on every device of every process."""
+    def checkpoint_sharding(self, shape: jax.ShapeDtypeStruct) -> NamedSharding:
+        """Where an array of a state lies that is read from a checkpoint, on the devices of all processes."""
         ...
 
     def compile_train(self, train_step: TrainStep) -> Any:
@@ -45,7 +44,11 @@ class Partitioner(Protocol):
         ...
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays that every process has computed for itself, on all devices that compiled steps want."""
+        """Arrays that every process has computed for itself, whole on every device of compiled steps."""
+        ...
+
+    def place(self, state: Any) -> Any:
+        """A state that every process has computed for itself, as compiled steps take it."""
         ...
 
     def to_global(self, tree: Any) -> Any:
@@ -58,28 +61,45 @@ class Partitioner(Protocol):
 
 
 class MeshPartitioner:
-    """jit over a one-dimensional mesh. Reductions, batch statistics among them, are over the global batch."""
+    """jit over a one-dimensional mesh. Reductions, batch statistics among them, are over the global batch.
 
-    def __init__(self, devices: Sequence[Any] | None = None) -> None:
+    With `shard_params`, each array of the state is split along its longest axis that the devices can share
+    equally, as in Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054 (ZeRO, stage 3); the compiler
+    brings the parts together where a step needs the whole.
+    """
+
+    def __init__(self, devices: Sequence[Any] | None = None, shard_params: bool = False) -> None:
         mesh = Mesh(np.array(devices or jax.devices()), (_AXIS,))
         self.num_devices = mesh.size
-        self.checkpoint_sharding = NamedSharding(mesh, PartitionSpec())
+        self._mesh, self._shard_params = mesh, shard_params
+        self._whole = NamedSharding(mesh, PartitionSpec())
         self._batch_sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+
+    def checkpoint_sharding(self, shape: Any) -> NamedSharding:
+        """See `Partitioner`."""
+        sizes = [n if n % self.num_devices == 0 else 0 for n in shape.shape]
+        if not self._shard_params or not any(sizes):
+            return self._whole
+        axis = sizes.index(max(sizes))
+        return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, _AXIS))
 
     def compile_train(self, train_step: TrainStep) -> Any:
         """See `Partitioner`."""
-        whole = self.checkpoint_sharding
-        return jax.jit(
-            train_step,
-            in_shardings=(whole, self._batch_sharding),
-            out_shardings=whole,
-            donate_argnums=0,
-        )
+
+        @cache
+        def compiled(shardings: Any) -> Any:
+            state = jax.tree.unflatten(*shardings)
+            return jax.jit(train_step, out_shardings=(state, self._whole), donate_argnums=0)
+
+        def run(state: Any, batch: Any) -> Any:
+            leaves, structure = jax.tree.flatten(state)
+            return compiled((structure, tuple(leaf.sharding for leaf in leaves)))(state, batch)
+
+        return run
 
     def compile_eval(self, eval_step: EvalStep) -> Any:
         """See `Partitioner`."""
-        whole = self.checkpoint_sharding
-        return jax.jit(eval_step, in_shardings=(whole, whole, self._batch_sharding), out_shardings=whole)
+        return jax.jit(eval_step, out_shardings=self._whole)
 
     def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """See `Partitioner`."""
@@ -88,7 +108,11 @@ class MeshPartitioner:
 
     def replicate(self, tree: Any) -> Any:
         """See `Partitioner`."""
-        return jax.device_put(tree, self.checkpoint_sharding)
+        return jax.device_put(tree, self._whole)
+
+    def place(self, state: Any) -> Any:
+        """See `Partitioner`."""
+        return jax.device_put(state, jax.tree.map(self.checkpoint_sharding, state))
 
     def to_global(self, tree: Any) -> Any:
         """See `Partitioner`."""
@@ -112,9 +136,12 @@ class PmapPartitioner:
         self.num_devices = len(self._devices)
         self._num_local = len(local)
         self._global_mesh = Mesh(np.array(self._devices), (_AXIS,))
-        self.checkpoint_sharding = NamedSharding(self._global_mesh, PartitionSpec())
         self._state_sharding = NamedSharding(local_mesh, PartitionSpec())
         self._batch_sharding = NamedSharding(local_mesh, PartitionSpec(_AXIS))
+
+    def checkpoint_sharding(self, shape: Any) -> NamedSharding:
+        """See `Partitioner`."""
+        return NamedSharding(self._global_mesh, PartitionSpec())
 
     def compile_train(self, train_step: TrainStep) -> Any:
         """See `Partitioner`."""
@@ -149,6 +176,10 @@ class PmapPartitioner:
         """See `Partitioner`."""
         return jax.device_put(tree, self._state_sharding)
 
+    def place(self, state: Any) -> Any:
+        """See `Partitioner`."""
+        return self.replicate(state)
+
     def to_global(self, tree: Any) -> Any:
         """See `Partitioner`. pmap's results know the devices of their own process only."""
         if jax.process_count() == 1:
@@ -162,10 +193,16 @@ class PmapPartitioner:
         return self.replicate(tree)
 
 
-PARTITIONERS: dict[str, type[PmapPartitioner] | type[MeshPartitioner]] = {
-    "pmap": PmapPartitioner,
-    "mesh": MeshPartitioner,
-}
+def make_partitioner(config: Config) -> Partitioner:
+    """The one that the configuration asks for. Raises ConfigError where it does not fit the devices."""
+    if config.parallel == "mesh":
+        return MeshPartitioner(shard_params=config.shard_params)
+    partitioner, together = PmapPartitioner(), config.batch_norm_devices
+    if together is not None and partitioner.num_devices % together:
+        raise ConfigError(
+            f"batch_norm_devices is {together}, which does not divide the {partitioner.num_devices} devices"
+        )
+    return partitioner
 
 
 def check_batch_size(batch_size: int, num_devices: int, accumulate: int = 1) -> None:

@@ -4,6 +4,7 @@ With `axis_name` a step is one device's part of a larger step: its batch is that
 the axis make loss, gradients and metrics those of the whole batch. Without it the batch is whole.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -75,6 +76,12 @@ def init_state(
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), ema)
 
 
+def step_keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys of stochastic depth and of dropout in the update that follows `step` others."""
+    gates_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return gates_key, dropout_key
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -85,11 +92,12 @@ def make_train_step(
     channels: str = "RGB",
     labels: Any = None,
     label_smoothing: float = 0.0,
-    sync_batch_norm: bool = True,
+    batch_norm_devices: int | None = None,
     accumulate: int = 1,
     sam_radius: float = 0.0,
     ema_decay: float | None = None,
     remat: str = "none",
+    skip_nonfinite: bool = False,
 ) -> TrainStep:
     """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
 
@@ -106,8 +114,8 @@ def make_train_step(
         labels: "trained" or "frozen" for each parameter, of which the latter have no gradient; None: all are
             trained.
         label_smoothing: share of the target spread evenly over all classes.
-        sync_batch_norm: statistics of the whole batch; otherwise of each device's share, and the running
-            statistics are the mean over devices.
+        batch_norm_devices: how many devices, one after the other, take their batch statistics together; the
+            running statistics are the mean over all. None: all take them together.
         accumulate: parts of the batch that are computed one after the other. Their gradients add up to the
             batch's; batch statistics are of one part, and run from part to part.
         sam_radius: sharpness-aware minimisation, Foret et al. 2021, https://arxiv.org/abs/2010.01412: the
@@ -116,18 +124,19 @@ def make_train_step(
         ema_decay: share of the old moving average, as it is after ten updates and more; None: there is none.
         remat: what the backward pass computes anew in place of keeping it: "none", all between the ends of
             "stage"s, or "all" of the forward pass.
+        skip_nonfinite: a step whose loss or gradient is not finite changes nothing but the number of steps,
+            and its metrics are zeros but for `nonfinite`.
     """
 
     def train_step(
         state: TrainState, batch: Batch, axis_name: str | None = None
     ) -> tuple[TrainState, Metrics]:
-        gates_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        gates_key, dropout_key = step_keys(seed, state.step)
         net = model
         if axis_name is not None:
             # Units are dropped by each device for itself, blocks by all at once: they may hold collectives.
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
-            if sync_batch_norm and hasattr(model, "axis_name"):
-                net = model.clone(axis_name=axis_name)
+            net = _with_synchronised_norms(model, axis_name, batch_norm_devices)
         total = _sum_over(axis_name)
         count = total(batch["mask"].sum())
 
@@ -179,7 +188,7 @@ def make_train_step(
         if sam_radius:
             uphill = optax.tree.add_scale(state.params, sam_radius / (grad_norm + 1e-12), grads)
             grads = gradient(uphill)[2]
-        if axis_name is not None and not sync_batch_norm:
+        if axis_name is not None and batch_norm_devices is not None:
             batch_stats = lax.pmean(batch_stats, axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -190,17 +199,29 @@ def make_train_step(
             new = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda old, x: x + decay.astype(x.dtype) * (old - x), ema, new)
 
-        metrics = {
-            "loss": loss * count,
-            "correct": correct,
-            "count": count,
-            "grad_norm": grad_norm,
-            "steps": jnp.float32(1),
-            "nonfinite": 1.0 - jnp.isfinite(loss + grad_norm),
-        }
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        is_finite = jnp.isfinite(loss + grad_norm)
+        metrics = {"loss": loss * count, "correct": correct, "count": count, "grad_norm": grad_norm}
+        metrics["steps"] = jnp.float32(1)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        if skip_nonfinite:
+            old = state._replace(step=state.step + 1)
+            new = jax.tree.map(partial(jnp.where, is_finite), new, old)
+            metrics = jax.tree.map(lambda x: jnp.where(is_finite, x, 0.0), metrics)
+        return new, metrics | {"nonfinite": 1.0 - is_finite}
 
     return train_step
+
+
+def _with_synchronised_norms(model: Any, axis_name: str, num_devices: int | None) -> Any:
+    """The network with batch statistics over groups of `num_devices` devices of the axis, or over all."""
+    if num_devices == 1 or not hasattr(model, "axis_name"):
+        return model
+    model = model.clone(axis_name=axis_name)
+    if num_devices is None:
+        return model
+    firsts = range(0, lax.axis_size(axis_name), num_devices)
+    groups = tuple(tuple(range(first, first + num_devices)) for first in firsts)
+    return model.clone(conventions=dataclasses.replace(model.conventions, groups=groups))
 
 
 def _split(x: jax.Array, num_parts: int) -> jax.Array:

@@ -18,7 +18,7 @@ def test_help_shows_every_field_as_a_flag_with_a_sentence(capsys: pytest.Capture
     text = capsys.readouterr().out
     for name in FIELDS:
         assert f"--{name.replace('_', '-')}" in text
-    assert len(re.findall(r"\(default: ", text)) == len(FIELDS)
+    assert len(re.findall(r"\(default:\s", text)) == len(FIELDS)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -52,7 +52,7 @@ def test_defaults_are_valid():
         (Config(augment="crop_flap"), "augment is 'crop_flap'; did you mean 'crop_flip'?"),  # pyright: ignore
         (Config(dtype="bfloat"), "did you mean 'bfloat16'?"),  # pyright: ignore
         (Config(schedule="one_cycle", warmup_epochs=1), "one_cycle has a warm-up of its own"),
-        (Config(parallel="mesh", sync_batch_norm=False), "use parallel pmap"),
+        (Config(parallel="mesh", batch_norm_devices=1), "use parallel pmap"),
     ],
 )
 def test_impossible_value_is_refused_in_a_sentence(config: Config, sentence: str):

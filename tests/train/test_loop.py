@@ -140,7 +140,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(
     flags = "--steps 40 --learning-rate 1e18 --schedule constant --log-every 10 --save-every 1 --workdir"
     assert command(monkeypatch, *flags.split(), str(tmp_path)) == 1
     message = capsys.readouterr().err
-    found = re.fullmatch(r"error: loss or gradient is not finite at step (\d+);.*\n", message)
+    found = re.fullmatch(r"error: loss or gradient is not finite at step (\d+), first in (.+?);.*\n", message)
     assert found is not None, message
     first_bad = int(found[1])
     assert 1 < first_bad < 10
@@ -167,7 +167,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
         ("--batch-size 1440", "batch_size 1440 is above the 1437 training images"),
         ("--model resnet50", "needs images of at least"),
         ("--learning-rate 0", "learning_rate is 0.0; it has to be above 0"),
-        ("--parallel mesh --no-sync-batch-norm", "use parallel pmap"),
+        ("--parallel mesh --batch-norm-devices 1", "use parallel pmap"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_status_and_makes_no_folder(

@@ -11,9 +11,14 @@ from tiny_net import TinyNet, random_batch
 import flaxarch
 from train.config import ConfigError
 from train.data import ArraySource, eval_batches
-from train.parallel import PARTITIONERS, check_batch_size
+from train.parallel import MeshPartitioner, PmapPartitioner, check_batch_size
 from train.step import TrainState, init_state, make_eval_step, make_train_step
 
+PARTITIONERS: dict[str, Any] = {
+    "pmap": PmapPartitioner,
+    "mesh": MeshPartitioner,
+    "sharded": partial(MeshPartitioner, shard_params=True),
+}
 SGD = optax.sgd(0.1, momentum=0.9)
 MEAN, STD = (0.4,), (0.3,)
 BATCHES = [random_batch(seed) for seed in range(3)]
@@ -24,12 +29,14 @@ def new_state() -> TrainState:
     return jax.device_get(jax.jit(partial(init_state, TinyNet(), SGD, 0, (8, 8, 1)))())
 
 
-def trained(parallel: str, num_devices: int, sync_batch_norm: bool = True) -> tuple[TrainState, list[Any]]:
+def trained(
+    parallel: str, num_devices: int, batch_norm_devices: int | None = None
+) -> tuple[TrainState, list[Any]]:
     """State and metrics of three steps."""
     partitioner = PARTITIONERS[parallel](jax.devices()[:num_devices])
-    step = make_train_step(TinyNet(), SGD, seed=0, sync_batch_norm=sync_batch_norm, mean=MEAN, std=STD)
+    step = make_train_step(TinyNet(), SGD, seed=0, batch_norm_devices=batch_norm_devices, mean=MEAN, std=STD)
     step = partitioner.compile_train(step)
-    state, metrics = partitioner.replicate(new_state()), []
+    state, metrics = partitioner.place(new_state()), []
     for batch in BATCHES:
         state, measured = step(state, partitioner.shard_batch(batch))
         metrics.append(measured)
@@ -79,7 +86,7 @@ def test_resnet20_takes_the_same_steps_on_any_devices_in_float64():
         found = []
         for parallel, num_devices in (("pmap", 1), ("pmap", 8), ("mesh", 8)):
             partitioner = PARTITIONERS[parallel](jax.devices()[:num_devices])
-            compiled, on_devices = partitioner.compile_train(step), partitioner.replicate(state)
+            compiled, on_devices = partitioner.compile_train(step), partitioner.place(state)
             for batch in BATCHES:
                 on_devices, _ = compiled(on_devices, partitioner.shard_batch(batch))
             found.append(jax.device_get(on_devices))
@@ -90,15 +97,15 @@ def test_resnet20_takes_the_same_steps_on_any_devices_in_float64():
 def test_per_device_batch_norm_differs_and_averages_the_statistics_of_the_devices(
     on_one_device: tuple[TrainState, list[Any]],
 ):
-    apart, _ = trained("pmap", 8, sync_batch_norm=False)
+    apart, _ = trained("pmap", 8, batch_norm_devices=1)
     together, _ = on_one_device
     differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), apart.params, together.params)
     assert max(jax.tree.leaves(differences)) > 1e-4
 
     partitioner = PARTITIONERS["pmap"]()
-    step = make_train_step(TinyNet(), SGD, seed=0, sync_batch_norm=False, mean=MEAN, std=STD)
+    step = make_train_step(TinyNet(), SGD, seed=0, batch_norm_devices=1, mean=MEAN, std=STD)
     state, _ = partitioner.compile_train(step)(
-        partitioner.replicate(new_state()), partitioner.shard_batch(BATCHES[0])
+        partitioner.place(new_state()), partitioner.shard_batch(BATCHES[0])
     )
     alone = jax.jit(make_train_step(TinyNet(), SGD, seed=0, mean=MEAN, std=STD), static_argnames="axis_name")
     shares = [{name: x[4 * i : 4 * i + 4] for name, x in BATCHES[0].items()} for i in range(8)]
@@ -107,16 +114,32 @@ def test_per_device_batch_norm_differs_and_averages_the_statistics_of_the_device
     assert_close(jax.device_get(state.batch_stats), mean)
 
 
+def test_groups_of_devices_take_their_batch_statistics_together():
+    model, batch = flaxarch.create("resnet20").clone(stage_sizes=(1,), widths=(8,)), BATCHES[0]
+    images = (8, 8, 1)
+    state = jax.device_get(jax.jit(partial(init_state, model, SGD, 0, images))())
+    partitioner = PmapPartitioner(jax.devices()[:4])
+    step = make_train_step(model, SGD, seed=0, batch_norm_devices=2, mean=MEAN, std=STD)
+    found, _ = partitioner.compile_train(step)(partitioner.place(state), partitioner.shard_batch(batch))
+
+    alone = jax.jit(make_train_step(model, SGD, seed=0, mean=MEAN, std=STD), static_argnames="axis_name")
+    halves = [alone(state, {name: x[16 * i : 16 * i + 16] for name, x in batch.items()})[0] for i in range(2)]
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *halves)
+    assert_close(jax.device_get(found.batch_stats), mean.batch_stats)
+    assert_close(jax.device_get(found.params), mean.params)  # of SGD's first step, linear in the gradient
+
+
 @pytest.mark.parametrize("parallel", PARTITIONERS)
 def test_every_step_donates_its_state(parallel: str):
     partitioner = PARTITIONERS[parallel]()
     step = partitioner.compile_train(make_train_step(TinyNet(), SGD, seed=0, mean=MEAN, std=STD))
-    state = partitioner.replicate(new_state())
+    state = partitioner.place(new_state())
     for batch in BATCHES:
         before = state
         state, _ = step(state, partitioner.shard_batch(batch))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-        assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+        shardings = {leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state)}
+        assert shardings == ({True, False} if parallel == "sharded" else {True})
 
 
 @pytest.mark.parametrize("batch_size", [24, 64])
@@ -130,7 +153,7 @@ def test_evaluation_counts_every_example_once(parallel: str, batch_size: int):
 
     partitioner = PARTITIONERS[parallel]()
     eval_step = partitioner.compile_eval(eval_step)
-    state = partitioner.replicate(state)
+    state = partitioner.place(state)
     sums = {name: jnp.float32(0) for name in whole}
     for batch in eval_batches(source, batch_size=batch_size):
         sums = jax.tree.map(

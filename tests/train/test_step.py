@@ -136,7 +136,7 @@ def test_each_step_draws_its_own_dropout_and_a_repeated_step_the_same():
 def shared_over(devices: int, model: nn.Module, batch):
     """The state after one step over `devices`, each of which gets the same `batch`."""
     step = partial(
-        make_train_step(model, SGD, seed=3, sync_batch_norm=False, mean=MEAN, std=STD), axis_name="data"
+        make_train_step(model, SGD, seed=3, batch_norm_devices=1, mean=MEAN, std=STD), axis_name="data"
     )
     batches = jax.tree.map(lambda x: jnp.stack([x] * devices), batch)
     step = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="data", axis_size=devices)
