@@ -21,17 +21,6 @@ pytestmark = pytest.mark.slow
 MESH = ("--parallel", "mesh")
 ROOT = Path(__file__).parents[2]
 FLAGS = {"epochs": 4, "save-every": 5, "log-every": 4, "batch-size": 32, "learning-rate": 0.02}
-    "--epochs",
-    "4",
-    "--save-every",
-    "5",
-    "--log-every",
-    "4",
-    "--batch-size",
-    "32",
-    "--learning-rate",
-    "0.02",
-]
 
 
 def start(run_dir: Path, devices: int, *flags: str, cache: Path) -> subprocess.Popen[str]:
