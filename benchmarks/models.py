@@ -79,7 +79,7 @@ def _rows(family: Any, parity: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _is_library(source: str) -> bool:
-    return source.startswith(("torchvision", "timm", "Keras"))
+    return source.startswith(("torchvision", "timm", "Keras", "pytorchcv"))
 
 
 def _first_line(family: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flaxarch.convert import keras, segmentation, timm, torchvision
+from flaxarch.convert import keras, pytorchcv, pytorchcv_inception, segmentation, timm, torchvision
 from flaxarch.convert import mobilenet as mobilenet_rules
 from flaxarch.convert.rules import Rules
 from flaxarch.layers import Network
@@ -109,6 +109,56 @@ SOURCES = (
     Source(
         mobilenet_rules.torchvision_v3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "torchvision")
     ),
-    Source(mobilenet_rules.timm_v3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "timm")),
+    Source(
+        mobilenet_rules.timm_v3,
+        mobilenet_v3.MobileNetV3,
+        # timm's tf_mobilenetv3_* are Keras's networks
+        (*_of(mobilenet_v3.VARIANTS, "timm"), *_of(mobilenet_v3.VARIANTS, "Keras")),
+    ),
     Source(mobilenet_rules.KERAS_V3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "Keras")),
+    Source(
+        pytorchcv.RESNET,
+        resnet.ResNet,
+        (
+            *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+            *("resnet50_v1", "resnet101_v1", "resnet152_v1"),
+            *("resnext50_32x4d", "resnext101_32x4d", "resnext101_64x4d"),
+            *("seresnet50", "seresnet101", "seresnet152"),
+            *("seresnet50_v1", "seresnet101_v1", "seresnet152_v1"),
+            *("seresnext50_32x4d", "seresnext101_32x4d"),
+        ),
+    ),
+    Source(
+        pytorchcv.CIFAR_RESNET,
+        resnet.ResNet,
+        (
+            *("resnet20_b", "resnet56_b", "resnet110_b", "resnet1202_b", "resnet164_b"),
+            *("resnext29_32x4d", "resnext29_16x64d"),
+            *("seresnet20_b", "seresnet56_b", "seresnet110_b"),
+        ),
+    ),
+    Source(pytorchcv.SENET154, resnet.ResNet, ("senet154",)),
+    Source(pytorchcv.PREACT_RESNET, preact_resnet.PreActResNet, _of(preact_resnet.VARIANTS, "pytorchcv")),
+    Source(pytorchcv.PREACT_RESNET, wide_resnet.WideResNet, ("wrn_16_10", "wrn_28_10", "wrn_40_8")),
+    Source(pytorchcv.DENSENET, densenet.DenseNet, _of(densenet.VARIANTS, "torchvision")),
+    Source(
+        pytorchcv.CIFAR_DENSENET,
+        densenet.DenseNet,
+        tuple(name for name in densenet.VARIANTS if name.startswith("densenet_bc")),
+    ),
+    Source(pytorchcv.DPN, dpn.DPN, ("dpn68", "dpn98", "dpn131", "dpn107")),
+    Source(pytorchcv.ALEXNET, alexnet.AlexNet, ("alexnet",)),
+    Source(pytorchcv.vgg, vgg.VGG, _of(vgg.VARIANTS, "torchvision")),
+    Source(pytorchcv.squeezenet, squeezenet.SqueezeNet, tuple(squeezenet.VARIANTS)),
+    Source(pytorchcv.NIN, nin.NiN, ("nin_cifar10_pytorchcv",)),
+    Source(
+        pytorchcv.MOBILENET,
+        mobilenet.MobileNet,
+        _of(mobilenet.VARIANTS, "Howard"),
+    ),
+    Source(pytorchcv.XCEPTION, xception.Xception, ("xception",)),
+    Source(pytorchcv_inception.BN_INCEPTION, bn_inception.BNInception, ("bn_inception",)),
+    Source(pytorchcv_inception.INCEPTION_V3, inception_v3.InceptionV3, ("inception_v3_no_aux",)),
+    Source(pytorchcv_inception.INCEPTION_V4, inception_v4.InceptionV4, ("inception_v4",)),
+    Source(pytorchcv_inception.INCEPTION_RESNET, inception_resnet.InceptionResNet, ("inception_resnet_v2",)),
 )

@@ -84,10 +84,10 @@ class AlexNet(Network):
                 name=f"conv{i}",
             )(x)
             x, stride = nn.relu(x), stride * layer.strides
-            tap(self, stride, x)
+            x = tap(self, stride, x)
             for step in layer.steps:
                 x, stride = step(x), stride if step is lrn else 2 * stride
-                tap(self, stride, x)
+                x = tap(self, stride, x)
 
         x = adaptive_avg_pool(x, (6, 6))
         for name in ("fc6", "fc7"):

@@ -111,18 +111,18 @@ class BNInception(Network):
 
         x = images.astype(self.dtype)
         x = unit(64, (7, 7), strides=2, padding=3, name="conv1_7x7_s2")(x)
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = max_pool(x, (3, 3), (2, 2), ceil_mode=True)
         x = unit(64, (1, 1), name="conv2_3x3_reduce")(x)
         x = unit(192, (3, 3), padding=1, name="conv2_3x3")(x)
-        tap(self, 4, x)
+        x = tap(self, 4, x)
         x = max_pool(x, (3, 3), (2, 2), ceil_mode=True)
 
         stride = 8
         for number, widths in self.modules:
             stride *= widths.strides
             x = Inception(widths, unit, name=f"inception_{number}")(x)
-            tap(self, stride, x)
+            x = tap(self, stride, x)
 
         x = global_avg_pool(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")

@@ -85,6 +85,7 @@ _DEPTHS = {
     1202: (19_421_274, 89_632, 2_829_238_912),
 }
 _HE, _HUANG, _XIE = "He et al. 2016, Sec. 4.2", "Huang et al. 2016", "Xie et al. 2017, Sec. 5.3"
+_CV = "pytorchcv 0.0.74"
 
 
 def _resnext29(cardinality: int, base_width: int) -> partial[ResNet]:
@@ -120,6 +121,14 @@ VARIANTS = {
         )
         for d, n in _DEPTHS.items()
     },
+    # ResNet-164 of He et al. 2016b, Table 2, with bottlenecks
+    "resnet164_b": _row(
+        partial(CifarResNet, (18, 18, 18), block=Bottleneck, shortcut=projection),
+        _CV,
+        1_704_154,
+        25_120,
+        247_646_720,
+    ),
     **{
         f"resnet{d}_sd": _row(
             partial(CifarResNet, stage_sizes(d), shortcut=avg_pool_pad, survival_prob=0.5),
@@ -132,5 +141,6 @@ VARIANTS = {
         _tiny, "MLPerf Tiny 1.0, Keras", 78_186, 480, 12_501_632, mean=(0.0,) * 3, std=(1 / 255,) * 3
     ),
     "resnext29_8x64d": _row(_resnext29(8, 64), _XIE, 34_426_698, 57_472, 5_387_266_048),
+    "resnext29_32x4d": _row(_resnext29(32, 4), _CV, 4_775_754, 25_216, 774_055_936),
     "resnext29_16x64d": _row(_resnext29(16, 64), _XIE, 68_155_210, 100_480, 10_688_866_304),
 }

@@ -120,12 +120,12 @@ class DenseNet(Network):
             for j in range(1, num_layers + 1):
                 x = layer(self.growth_rate, conv, norm, dropout, name=f"block{i}_layer{j}")(x)
             if i < num_blocks:
-                tap(self, stride, x)
+                x = tap(self, stride, x)
                 x = Transition(self.compression, conv, norm, dropout, name=f"transition{i}")(x)
                 stride *= 2
 
         x = nn.relu(norm(name="norm5")(x))  # torchvision's name, whatever the number of blocks
-        tap(self, stride, x)
+        x = tap(self, stride, x)
         x = global_avg_pool(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="classifier")
         return dense(x)  # float32 logits at any dtype
@@ -134,7 +134,7 @@ class DenseNet(Network):
 _121, _169, _201, _264 = (6, 12, 24, 16), (6, 12, 32, 32), (6, 12, 48, 32), (6, 12, 64, 48)
 _keras = partial(DenseNet, 32, conventions=replace(KERAS, conv_bias=False))
 _keras_row = partial(Variant, **KERAS_PICTURES)
-_TV, _K, _HUANG = "torchvision 0.29", "Keras 3.15", "Huang et al. 2017, Table"
+_TV, _K, _HUANG, _CV = "torchvision 0.29", "Keras 3.15", "Huang et al. 2017, Table", "pytorchcv 0.0.74"
 
 
 _CIFAR: dict[str, Any] = {
@@ -172,6 +172,9 @@ VARIANTS = {
     "densenet_40_12": Variant(_cifar(40, 12), f"{_HUANG} 2", 1_019_722, 18_096, 264_812_928, **_CIFAR),
     "densenet_100_12": Variant(_cifar(100, 12), f"{_HUANG} 2", 6_979_642, 117_216, 1_769_516_448, **_CIFAR),
     "densenet_100_24": Variant(_cifar(100, 24), f"{_HUANG} 2", 27_249_082, 231_264, 6_889_347_744, **_CIFAR),
+    "densenet_bc_40_12": Variant(_cifar_bc(40, 12), _CV, 176_122, 5_088, 72_365_352, **_CIFAR),
+    "densenet_bc_40_24": Variant(_cifar_bc(40, 24), _CV, 690_346, 10_176, 288_131_664, **_CIFAR),
+    "densenet_bc_40_36": Variant(_cifar_bc(40, 36), _CV, 1_542_682, 15_264, 647_298_936, **_CIFAR),
     "densenet_bc_100_12": Variant(_cifar_bc(100, 12), f"{_HUANG} 2", 769_162, 23_988, 287_929_692, **_CIFAR),
     "densenet_bc_250_24": Variant(
         _cifar_bc(250, 24), f"{_HUANG} 2", 15_324_406, 257_976, 5_418_785_724, **_CIFAR

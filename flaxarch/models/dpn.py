@@ -109,7 +109,7 @@ class DPN(Network):
             self.stem_features, size, conv, norm, strides=2, padding=self.stem_size // 2, name="conv1_1"
         )
         x = stem(images.astype(self.dtype))
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = max_pool(x, (3, 3), (2, 2), padding=1)
         for i, (num_blocks, growth) in enumerate(zip(self.stage_sizes, self.growths, strict=True)):
             for j in range(num_blocks):
@@ -124,7 +124,7 @@ class DPN(Network):
                     project=j == 0,
                     name=f"conv{i + 2}_{j + 1}",
                 )(x, next(gate))
-            tap(self, 4 * 2**i, x)
+            x = tap(self, 4 * 2**i, x)
 
         x = nn.relu(norm(name="conv5_bn_ac")(x))
         x = global_avg_pool(x)[:, None, None]

@@ -225,13 +225,13 @@ class GoogLeNet(Network):
         x = images.astype(self.dtype)
         x = to_half(x) if self.transform_input else x
         x = stem_unit(64, (7, 7), strides=2, padding=3, name="conv1")(x)
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = max_pool(x, (3, 3), (2, 2), ceil_mode=True)
         x = _lrn(x) if self.lrn else x
         x = stem_unit(64, (1, 1), name="conv2")(x)
         x = stem_unit(192, (3, 3), padding=1, name="conv3")(x)
         x = _lrn(x) if self.lrn else x
-        tap(self, 4, x)
+        x = tap(self, 4, x)
 
         aux_logits = []
         windows = ((3, 3), (3, 3), (self.last_window, self.last_window))
@@ -242,7 +242,7 @@ class GoogLeNet(Network):
                 x = self.module(widths, unit, name=f"inception{number}")(x)
                 if number in ("4a", "4d") and self.aux and (exits or self.is_initializing()):
                     aux_logits.append(aux_head(name=f"aux{len(aux_logits) + 1}")(x))
-            tap(self, stride, x)
+            x = tap(self, stride, x)
 
         if self.last_norm:
             x = nn.relu(norm(name="last_norm")(x))

@@ -157,11 +157,11 @@ class InceptionResNet(Network):
         x = self.stem(self, images.astype(self.dtype), unit)
         for i in range(1, num_a + 1):
             x = block(A, self.block_a, scale_a, name=f"block35_{i}")(x, next(gate))
-        tap(self, 8, x)
+        x = tap(self, 8, x)
         x = ReductionA(*self.reduction_a, unit, name="mixed_6a")(x)
         for i in range(1, num_b + 1):
             x = block(B, self.block_b, scale_b, name=f"block17_{i}")(x, next(gate))
-        tap(self, 16, x)
+        x = tap(self, 16, x)
         x = ReductionB(self.reduction_b, unit, name="mixed_7a")(x)
         for i in range(1, num_c + 1):
             is_last = self.last_features is not None and i == num_c
@@ -169,7 +169,7 @@ class InceptionResNet(Network):
             x = block(C, self.block_c, scale, is_last=is_last, name=f"block8_{i}")(x, next(gate))
         if self.last_features is not None:
             x = unit(self.last_features, (1, 1), name="conv2d_7b")(x)
-        tap(self, 32, x)
+        x = tap(self, 32, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -203,20 +203,20 @@ class InceptionV3(Network):
         x = unit(32, (3, 3), strides=2, name="Conv2d_1a_3x3")(x)
         x = unit(32, (3, 3), name="Conv2d_2a_3x3")(x)
         x = unit(64, (3, 3), padding=1, name="Conv2d_2b_3x3")(x)
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = max_pool(x, (3, 3), (2, 2))
         x = unit(80, (1, 1), name="Conv2d_3b_1x1")(x)
         x = unit(192, (3, 3), name="Conv2d_4a_3x3")(x)
-        tap(self, 4, x)
+        x = tap(self, 4, x)
         x = max_pool(x, (3, 3), (2, 2))
 
         for letter, pool_features in zip("bcd", (32, 64, 64), strict=True):
             x = InceptionA(pool_features, unit, pool, name=f"Mixed_5{letter}")(x)  # 35x35 of 299x299
-        tap(self, 8, x)
+        x = tap(self, 8, x)
         x = GridReductionA(unit, name="Mixed_6a")(x)
         for letter, inner in zip("bcde", (128, 160, 160, 192), strict=True):
             x = InceptionB(inner, unit, pool, name=f"Mixed_6{letter}")(x)  # 17x17
-        tap(self, 16, x)
+        x = tap(self, 16, x)
         if self.aux and (exits or self.is_initializing()):
             # smaller images than it takes do for making its parameters
             grid = x if exits else jnp.zeros((1, 17, 17, x.shape[-1]), x.dtype)
@@ -224,7 +224,7 @@ class InceptionV3(Network):
         x = GridReductionB(unit, name="Mixed_7a")(x)
         for letter in "bc":
             x = InceptionC(unit, pool, name=f"Mixed_7{letter}")(x)  # 8x8
-        tap(self, 32, x)
+        x = tap(self, 32, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -164,15 +164,15 @@ class InceptionV4(Network):
         x = stem(self, images.astype(self.dtype), unit)
         for i in range(1, num_a + 1):
             x = InceptionA(unit, name=f"inception_a{i}")(x)
-        tap(self, 8, x)
+        x = tap(self, 8, x)
         x = ReductionA(192, 224, 256, 384, unit, name="reduction_a")(x)
         for i in range(1, num_b + 1):
             x = InceptionB(unit, name=f"inception_b{i}")(x)
-        tap(self, 16, x)
+        x = tap(self, 16, x)
         x = ReductionB(unit, name="reduction_b")(x)
         for i in range(1, num_c + 1):
             x = InceptionC(unit, name=f"inception_c{i}")(x)
-        tap(self, 32, x)
+        x = tap(self, 32, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

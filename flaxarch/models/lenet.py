@@ -141,12 +141,12 @@ class LeNet5(Network):
         conv = self.conventions.conv(self.dtype)
 
         x = self.act(conv(6, (5, 5), padding=self.padding, name="c1")(images.astype(self.dtype)))
-        tap(self, 1, x)
+        x = tap(self, 1, x)
         x = self.subsampling(x, conv, self.act, "s2")
         x = self.act(self.c3(conv, "c3")(x))
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = self.subsampling(x, conv, self.act, "s4")
-        tap(self, 4, x)
+        x = tap(self, 4, x)
         x = self.act(conv(120, (self.c5_size, self.c5_size), name="c5")(x))
         x = self.act(conv(84, (1, 1), name="f6")(x))
 

@@ -78,7 +78,7 @@ class MobileNet(Network):
                 block = partial(DepthwiseSeparable, **bound, strides=strides, padding=padding)
                 x = block(int(features * self.width_multiplier), name=f"block{number}")(x)
             stride *= first_strides
-            tap(self, stride, x)
+            x = tap(self, stride, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -103,6 +103,7 @@ VARIANTS = {
     "mobilenet_025": Variant(partial(MobileNet, 0.25), _PAPER, 470_072, 5_472, 41_030_272),
     "mobilenet_050": Variant(partial(MobileNet, 0.5), _PAPER, 1_331_592, 10_944, 149_497_088),
     "mobilenet_075": Variant(partial(MobileNet, 0.75), _PAPER, 2_585_560, 16_416, 325_400_448),
+    "mobilenet_100_paper": Variant(partial(MobileNet, 1.0), _PAPER, 4_231_976, 21_888, 568_740_352),
     "mobilenet_100": _timm_row(partial(_relu6, 1.0), _TIMM, 4_231_976, 21_888, 568_740_352),
     "mobilenet_125": _timm_row(partial(_relu6, 1.25), _TIMM, 6_270_840, 27_360, 879_516_800, resize=248),
     "mobilenet_025_keras": _keras_row(partial(_keras, 0.25), _K, 470_072, 5_472, 41_030_272),

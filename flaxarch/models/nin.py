@@ -6,7 +6,8 @@ the last layer gives one map per class, whose mean is that class's logit: there 
 The released forms differ. The paper has three mlpconv layers and leaves their sizes to the authors' Caffe
 definitions: `nin_cifar10` is that for CIFAR-10, with a mean in place of its second max-pool; `nin_imagenet`
 the one of Caffe's model zoo, with four, and a stride of 4 in the first. In both a ReLU stands after the last
-1x1 too, so that no logit is negative, and pools count a last, partly filled window.
+1x1 too, so that no logit is negative, and pools count a last, partly filled window. pytorchcv's
+(`nin_cifar10_pytorchcv`) pads its pools by one in place of that, and its mean counts the padding.
 """
 
 from collections.abc import Callable
@@ -55,6 +56,9 @@ def halve_mean(x: jax.Array) -> jax.Array:
     return avg_pool(x, (3, 3), (2, 2), ceil_mode=True, count_padding=False)
 
 
+padded_max = partial(max_pool, window_shape=(3, 3), strides=(2, 2), padding=1)
+padded_mean = partial(avg_pool, window_shape=(3, 3), strides=(2, 2), padding=1)
+
 # The paper gives no initialiser; 0.05 is what ports of the CIFAR-10 definition have.
 NIN = Conventions(conv_bias=True, kernel_init=nn.initializers.normal(0.05))
 
@@ -81,7 +85,7 @@ class NiN(Network):
         x = images.astype(self.dtype)
         for i, layer in enumerate(self.layers, start=1):
             x = MlpConv(layer, conv, name=f"mlpconv{i}")(x)
-            tap(self, stride, x)
+            x = tap(self, stride, x)
             if i < len(self.layers):
                 x, stride = self.pools[i - 1](x), stride * 2
                 if self.dropout_after[i - 1]:
@@ -98,8 +102,7 @@ _cifar10 = partial(
         Layer(5, (192, 192, 192), padding=2),
         Layer(3, (192, 192), padding=1),
     ),
-    (halve_max, halve_mean),
-    (True, True),
+    dropout_after=(True, True),
 )
 _imagenet = partial(
     NiN,
@@ -117,18 +120,23 @@ _imagenet = partial(
 # wide in Caffe, whose last pool is a mean of 6x6; with pools that leave partly filled windows out, 54, 26, 12
 # and 5, MACs are 969,460,864. CIFAR-10's mean and std are the usual ones: the paper whitens whole images,
 # which no two numbers do. ImageNet's are Caffe's.
+_cifar10_row = partial(
+    Variant,
+    num_params=966_986,
+    num_batch_stats=0,
+    macs=222_486_528,
+    input_shape=(32, 32, 3),
+    num_classes=10,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+    resize=32,
+)
 VARIANTS = {
-    "nin_cifar10": Variant(
-        _cifar10,
-        "Lin et al. 2014, the authors' definition",
-        966_986,
-        0,
-        222_486_528,
-        input_shape=(32, 32, 3),
-        num_classes=10,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-        resize=32,
+    "nin_cifar10": _cifar10_row(
+        partial(_cifar10, pools=(halve_max, halve_mean)), "Lin et al. 2014, the authors' definition"
+    ),
+    "nin_cifar10_pytorchcv": _cifar10_row(
+        partial(_cifar10, pools=(padded_max, padded_mean)), "pytorchcv 0.0.74"
     ),
     "nin_imagenet": Variant(
         _imagenet,

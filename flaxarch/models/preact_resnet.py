@@ -7,12 +7,13 @@ are values of `activation` and `shortcut`, for any network here: `preact_unit.py
 The released forms differ. The paper's (`preact_*`) have the first activation right behind the first
 convolution, ahead of the first unit's split (Appendix); where a unit changes the shape, both paths read the
 activated input, the shortcut through a bare 1x1 convolution, and a bottleneck's stride is on its first 1x1,
-as in the authors' code; ports with the stride on the 3x3 have the same parameters and 3,145,728 more MACs at
-32x32. Networks of basic blocks have option A. timm's (`resnetv2_*`) do nothing ahead of the stem's max-pool,
-so that the first shortcut of a basic block is not activated, and have the stride on the 3x3. Keras's
-(`resnet*v2_keras`) have it on the 3x3 of a stage's last unit, where the shortcut takes every second pixel;
-zeros that count around the max-pool, whose input has negative values; biases on the first convolution, the
-shortcuts and the last 1x1s; and epsilon 1.001e-5. Both libraries scale images to [-1, 1].
+as in the authors' code. Networks of basic blocks have option A. pytorchcv's (`preact_resnet164_pytorchcv`)
+have the stride on the 3x3, with the same parameters and 3,145,728 more MACs at 32x32; those of basic blocks
+have projections, and the first unit's shortcut is not activated. timm's (`resnetv2_*`) do nothing ahead of
+the stem's max-pool, so that the first shortcut of a basic block is not activated, and have the stride on the
+3x3. Keras's (`resnet*v2_keras`) have it on the 3x3 of a stage's last unit, where the shortcut takes every
+second pixel; zeros that count around the max-pool, whose input has negative values; biases on the first
+convolution, the shortcuts and the last 1x1s; and epsilon 1.001e-5. timm and Keras scale images to [-1, 1].
 """
 
 from dataclasses import dataclass, replace
@@ -88,6 +89,7 @@ imagenet_stem = PreActStem(4, _imagenet_stem)
 timm_stem = PreActStem(4, _imagenet_stem, activates=False)
 keras_stem = PreActStem(4, _keras_stem, activates=False)
 cifar_stem = PreActStem(1, _cifar_stem)
+bare_cifar_stem = PreActStem(1, _cifar_stem, activates=False)
 
 AUTHORS = Conventions(dense=uniform_dense)
 
@@ -142,11 +144,11 @@ class PreActResNet(Network):
                     x, next(gate)
                 )
                 stride *= strides
-                tap(self, stride, x)
-            tap(self, stride, x)
+                x = tap(self, stride, x)
+            x = tap(self, stride, x)
 
         x = run_layers(self.activation.before, x, norm, "norm")
-        tap(self, stride, x)
+        x = tap(self, stride, x)
         x = global_avg_pool(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")
         return dense(x)  # float32 logits at any dtype
@@ -196,7 +198,14 @@ _CIFAR: dict[str, Any] = {
 }
 _signed = partial(Variant, mean=(0.5,) * 3, std=(0.5,) * 3)  # pixels in [-1, 1]
 _timm_row, _keras_row = partial(_signed, interpolation="bicubic"), partial(_signed, **KERAS_PICTURES)
-_HE, _T, _K = "He et al. 2016b, Table", "timm 1.0", "Keras 3.15"
+_HE, _T, _K, _CV = "He et al. 2016b, Table", "timm 1.0", "Keras 3.15", "pytorchcv 0.0.74"
+
+
+def _projected(depth: int, num_params: int, num_batch_stats: int, macs: int) -> Variant:
+    """pytorchcv's: basic blocks, projections, and nothing between the first convolution and unit."""
+    network = partial(CifarPreAct, stage_sizes(depth), stem=bare_cifar_stem, shortcut=projection)
+    return Variant(network, _CV, num_params, num_batch_stats, macs, **_CIFAR)
+
 
 # Parameters, batch statistics, multiply-accumulates: counted on the libraries' networks; the paper's by
 # arithmetic (it prints 1.7M for 110 and 164, 10.2M for 1001). 110 has ResNet-110's: a norm of 64 ahead of the
@@ -214,6 +223,17 @@ VARIANTS = {
         244_500_992,
         **_CIFAR,
     ),
+    "preact_resnet164_pytorchcv": Variant(
+        partial(CifarPreActBottleneck, bottleneck_sizes(164), branch=bottleneck),
+        _CV,
+        1_703_258,
+        24_224,
+        247_646_720,
+        **_CIFAR,
+    ),
+    "preact_resnet20_pytorchcv": _projected(20, 272_282, 1_376, 40_813_184),
+    "preact_resnet56_pytorchcv": _projected(56, 855_578, 4_064, 125_747_840),
+    "preact_resnet110_pytorchcv": _projected(110, 1_730_522, 8_096, 253_149_824),
     "preact_resnet1001": Variant(
         partial(CifarPreActBottleneck, bottleneck_sizes(1001)),
         f"{_HE} 4",

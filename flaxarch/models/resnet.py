@@ -221,7 +221,7 @@ class ResNet(Network):
                     dilation=(first_dilation if j == 0 else dilation, dilation),
                     name=f"layer{i}_{j}",
                 )(x, next(gate))
-            tap(self, stride, x)
+            x = tap(self, stride, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -249,7 +249,7 @@ def _resnext(cardinality: int, base_width: int) -> Callable[..., ResNet]:
     return partial(ResNet, block=partial(Bottleneck, cardinality=cardinality, base_width=base_width))
 
 
-_TV, _HE, _K = "torchvision 0.29", "He et al. 2016, Table 1", "Keras 3.15"
+_TV, _HE, _K, _CV = "torchvision 0.29", "He et al. 2016, Table 1", "Keras 3.15", "pytorchcv 0.0.74"
 
 # Model, source, parameters, batch statistics, multiply-accumulates. Counted on the libraries' networks; v1
 # has torchvision's parameters and Keras's MACs, and plain is the ResNet less its three projections.
@@ -264,6 +264,7 @@ VARIANTS = {
     "resnext50_32x4d": Variant(partial(_resnext(32, 4), _50), _TV, 25_028_904, 68_224, 4_230_479_872),
     "resnext101_32x8d": Variant(partial(_resnext(32, 8), _101), _TV, 88_791_336, 202_880, 16_414_015_488),
     "resnext101_64x4d": Variant(partial(_resnext(64, 4), _101), _TV, 83_455_272, 202_880, 15_460_270_080),
+    "resnext101_32x4d": Variant(partial(_resnext(32, 4), _101), _CV, 44_177_704, 137_856, 7_969_996_800),
     "resnet50_v1": Variant(partial(_v1, _50), _HE, 25_557_032, 53_120, 3_857_973_248),
     "resnet101_v1": Variant(partial(_v1, _101), _HE, 44_549_160, 105_344, 7_570_194_432),
     "resnet152_v1": Variant(partial(_v1, _152), _HE, 60_192_808, 151_424, 11_282_415_616),

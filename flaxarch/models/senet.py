@@ -7,15 +7,17 @@ The released forms differ. The authors' Caffe networks, which timm has as `legac
 stride on its first 1x1 (ResNeXt's and SENet-154's on the 3x3) and do not pad the stem's max-pool but cut its
 last window, so that the windows lie one pixel further down and to the right. timm's own (`seresnet50`) are
 its ResNets: stride on the 3x3, a padded pool, zero-initialised residuals, and inner features rounded to a
-multiple of 8, which shows in blocks of 64 channels. `senet154`, of GluonCV's weights, is `legacy_senet154`
-but for the pool. Dropout ahead of the head, 0.2, is SENet-154's in the paper; timm's `senet154` has none, and
-its legacy networks all have it by default, where here only SENet-154 does.
+multiple of 8, which shows in blocks of 64 channels. pytorchcv's (`seresnet50_v1`) have the paper's stride
+and a padded pool. `senet154`, of GluonCV's weights, is `legacy_senet154` but for the pool. Dropout ahead of
+the head, 0.2, is SENet-154's in the paper; timm's `senet154` has none, and its legacy networks all have it by
+default, where here only SENet-154 does.
 
 SENet-154 (Appendix) differs from an SE-ResNeXt-152 64x4d in the halved first 1x1 of a block, three 3x3
 convolutions for the stem's 7x7, and projections that are 3x3 where there is a stride.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -29,6 +31,7 @@ from flaxarch.models.resnet import (
     Stem,
     deep_layers,
     imagenet_layers,
+    projection,
 )
 from flaxarch.variant import Variant
 
@@ -69,7 +72,8 @@ _resnet = partial(ResNet, conventions=_CONVENTIONS)
 _timm = partial(_resnet, zero_init_residual=True)
 _basic = partial(_timm, block=partial(BasicBlock, excite=excite_by_eights))
 _bottleneck = partial(_timm, block=partial(Bottleneck, excite=excite))
-_legacy = partial(_resnet, block=partial(Bottleneck, stride_first=True, excite=excite), stem=_caffe_stem)
+_v1 = partial(_resnet, block=partial(Bottleneck, stride_first=True, excite=excite))
+_legacy = partial(_v1, stem=_caffe_stem)
 _legacy_next = partial(_resnet, block=_next, stem=_caffe_stem)
 _154 = partial(_timm, _152, block=_block_154, stem=_stem_154, shortcut=wide_projection)
 _legacy_154 = partial(
@@ -78,22 +82,22 @@ _legacy_154 = partial(
 _cifar = partial(CifarResNet, block=partial(BasicBlock, excite=excite), conventions=_CONVENTIONS)
 
 
-def _cifar_row(depth: int) -> Variant:
-    """The ResNet's, on option A's shortcuts, and what excitation adds; the paper has depth 110.
+def _cifar_row(depth: int, source: str, suffix: str = "", **fields: Any) -> Variant:
+    """The ResNet's, on option A's shortcuts or, of suffix _b, B's, and what excitation adds.
 
     A block of C features gets 2 C (C / 16) weights, and C / 16 + C biases: 49, 162 and 580 parameters in the
     three stages, and 32, 128 and 512 multiply-accumulates; of each there are (depth - 2) / 6.
     """
-    n, row = (depth - 2) // 6, CIFAR_RESNETS[f"resnet{depth}"]
+    n, row = (depth - 2) // 6, CIFAR_RESNETS[f"resnet{depth}{suffix}"]
     return row._replace(
-        model=partial(_cifar, stage_sizes(depth)),
-        source="Hu et al. 2018, Table 4",
+        model=partial(_cifar, stage_sizes(depth), **fields),
+        source=source,
         num_params=row.num_params + n * (49 + 162 + 580),
         macs=row.macs + n * (32 + 128 + 512),
     )
 
 
-_TIMM = "timm 1.0"
+_TIMM, _CV = "timm 1.0", "pytorchcv 0.0.74"
 _row = partial(Variant, interpolation="bicubic")
 
 # Model, source, parameters, batch statistics, multiply-accumulates: counted on timm's networks.
@@ -114,5 +118,12 @@ VARIANTS = {
         partial(_legacy_next, _101), _TIMM, 48_955_416, 137_856, 7_974_739_968
     ),
     "legacy_senet154": Variant(_legacy_154, _TIMM, 115_088_984, 247_552, 20_688_363_520),
-    **{f"seresnet{depth}": _cifar_row(depth) for depth in (20, 56, 110)},
+    "seresnet50_v1": Variant(partial(_v1, _50), _CV, 28_088_024, 53_120, 3_860_488_192),
+    "seresnet101_v1": Variant(partial(_v1, _101), _CV, 49_326_872, 105_344, 7_574_937_600),
+    "seresnet152_v1": Variant(partial(_v1, _152), _CV, 66_821_848, 151_424, 11_288_993_792),
+    **{
+        f"seresnet{depth}": _cifar_row(depth, "Hu et al. 2018, Table 4")  # the paper has depth 110
+        for depth in (20, 56, 110)
+    },
+    **{f"seresnet{depth}_b": _cifar_row(depth, _CV, "_b", shortcut=projection) for depth in (20, 56, 110)},
 }

@@ -73,15 +73,15 @@ class ShuffleNetV2(Network):
         *widths, last_width = self.widths
 
         x = conv_norm(24, (3, 3), strides=2, padding=1, name="conv1")(images.astype(self.dtype))
-        tap(self, 2, x)
+        x = tap(self, 2, x)
         x = max_pool(x, (3, 3), (2, 2), padding=1)
-        tap(self, 4, x)
+        x = tap(self, 4, x)
         for i, (num_units, features) in enumerate(zip(self.stage_sizes, widths, strict=True), start=2):
             for j in range(num_units):
                 x = Unit(features, conv, norm, strides=2 if j == 0 else 1, name=f"stage{i}_{j}")(x)
-            tap(self, 2 ** (i + 1), x)
+            x = tap(self, 2 ** (i + 1), x)
         x = conv_norm(last_width, (1, 1), name="conv5")(x)
-        tap(self, 2 ** (len(widths) + 2), x)
+        x = tap(self, 2 ** (len(widths) + 2), x)
 
         x = global_avg_pool(x)
         dense = self.conventions.dense(self.num_classes, x.shape[-1], name="fc")

@@ -4,7 +4,8 @@ The released forms differ. The paper's Table 1 has maps of 111x111, 55x55, 27x27
 (`squeezenet1_0`) do not pad the first convolution, and have 109x109 and 54x54 in place of the first two.
 `squeezenet1_1` is the authors' later one: 3x3 convolution first, earlier pools, 2.3 times fewer MACs. In all,
 pools count their partly filled last window, and a ReLU follows the last convolution too, so that no logit is
-negative. `squeezenet1_0_bypass` adds the paper's simple bypass (Fig. 2, middle) and no parameter.
+negative. `squeezenet1_0_bypass` adds the paper's simple bypass (Fig. 2, middle) and no parameter;
+pytorchcv has `squeezenet1_1_bypass` too.
 """
 
 from collections.abc import Callable
@@ -67,13 +68,13 @@ class SqueezeNet(Network):
         x = conv(self.stem_features, (side, side), (2, 2), padding=0, name="conv1")(images.astype(self.dtype))
         x, stride = nn.relu(x), 2
         for stage in self.fire_names():
-            tap(self, stride, x)
+            x = tap(self, stride, x)
             x, stride = pool(x), 2 * stride
             for name in stage:
                 number = int(name.removeprefix("fire"))
                 y = Fire(16 * (number // 2), conv, name=name)(x)
                 x = residual(x, y, next(gate)) if self.bypass and number % 2 else y
-        tap(self, stride, x)
+        x = tap(self, stride, x)
 
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         head = partial(conv, dtype=None, kernel_init=nn.initializers.normal(0.01))  # float32 at any dtype
@@ -88,11 +89,12 @@ class SqueezeNet(Network):
 
 _1_0: Callable[..., SqueezeNet] = partial(SqueezeNet, 96, 7, (3, 4, 1))
 _1_1: Callable[..., SqueezeNet] = partial(SqueezeNet, 64, 3, (2, 2, 4))
-_TV, _PAPER = "torchvision 0.29", "Iandola et al. 2016, Sec. 6"
+_TV, _PAPER, _CV = "torchvision 0.29", "Iandola et al. 2016, Sec. 6", "pytorchcv 0.0.74"
 
 # Model, source, parameters (Table 1 has 1,248,424 too), batch statistics, multiply-accumulates.
 VARIANTS = {
     "squeezenet1_0": Variant(_1_0, _TV, 1_248_424, 0, 818_924_576),
     "squeezenet1_1": Variant(_1_1, _TV, 1_235_496, 0, 349_151_936),
     "squeezenet1_0_bypass": Variant(partial(_1_0, bypass=True), _PAPER, 1_248_424, 0, 818_924_576),
+    "squeezenet1_1_bypass": Variant(partial(_1_1, bypass=True), _CV, 1_235_496, 0, 349_151_936),
 }

@@ -128,7 +128,7 @@ class UNet(Network):
             x = double_conv(features, name=f"down{i}" if i > 0 else "inc")(x)
             if i >= depth - 1:
                 x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-            tap(self, 2**i, x)
+            x = tap(self, 2**i, x)
             skips.append(x)
 
         for i in range(1, depth + 1):  # expansive path
@@ -137,7 +137,7 @@ class UNet(Network):
             size = skip.shape[1:3] if self.padding else x.shape[1:3]
             x = jnp.concatenate([centred(skip, *size), centred(x, *size)], axis=-1)
             x = double_conv(self.widths[depth - i], name=f"up{i}")(x)
-            tap(self, 2 ** (depth - i), x)
+            x = tap(self, 2 ** (depth - i), x)
 
         return conv(self.num_classes, (1, 1), use_bias=True, dtype=None, name="outc")(x)  # float32
 
@@ -228,13 +228,13 @@ class PyramidUNet(Network):
             )
 
         x = maps[stride]
-        tap(self, stride, x)
+        x = tap(self, stride, x)
         for i, features in enumerate(self.widths):
             stride //= 2
             skip = maps.get(stride)
             size = [-(-n // stride) for n in images.shape[1:3]] if skip is None else skip.shape[1:3]
             x = DecoderBlock(features, conv, norm, name=f"decoder{i}")(x, skip, *size)
-            tap(self, stride, x)
+            x = tap(self, stride, x)
 
         head = partial(
             conv, use_bias=True, kernel_init=nn.initializers.glorot_uniform(), dtype=None, name="outc"

@@ -70,9 +70,9 @@ class VGG(Network):
                 x = nn.relu(x)
                 if self.lrn and name == "conv1_1":
                     x = local_response_norm(x, size=5, alpha=1e-4, beta=0.75, k=2)
-            tap(self, 2**i, x)
+            x = tap(self, 2**i, x)
             x = max_pool(x, (2, 2), (2, 2))
-        tap(self, 2 ** len(self.stage_sizes), x)
+        x = tap(self, 2 ** len(self.stage_sizes), x)
 
         # a map smaller than fc6's kernel is brought to its size in either form, as in timm
         _, height, width, _ = x.shape

@@ -100,23 +100,23 @@ class Xception(Network):
         x = nn.relu(norm(name="bn1")(x))
         x = conv(64, (3, 3), padding=0, name="conv2")(x)
         x = nn.relu(norm(name="bn2")(x))
-        tap(self, 2, x)
+        x = tap(self, 2, x)
 
         for i, features in enumerate(self.entry_widths, start=1):
             widths = (features, features)
             x = block(widths, strides=2, relu_first=i > 1, name=f"block{i}")(x, next(gate))
-            tap(self, 2 ** (i + 1), x)
+            x = tap(self, 2 ** (i + 1), x)
         stride, features = 2 ** (num_entry + 1), self.entry_widths[-1]
         for i in range(num_entry + 1, num_entry + self.num_middle + 1):
             x = block((features,) * 3, name=f"block{i}")(x, next(gate))
-        tap(self, stride, x)
+        x = tap(self, stride, x)
 
         widths = (features, self.exit_widths[0])
         x = block(widths, strides=2, name=f"block{num_entry + self.num_middle + 1}")(x, next(gate))
         for i, features in enumerate(self.exit_widths[1:], start=3):
             x = SeparableConv(features, conv, name=f"conv{i}")(x)
             x = nn.relu(norm(name=f"bn{i}")(x))
-        tap(self, 2 * stride, x)
+        x = tap(self, 2 * stride, x)
 
         x = global_avg_pool(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

@@ -14,6 +14,7 @@ from tests.golden.families import (
     mobilenet,
     nin,
     preact_resnet,
+    pytorchcv,
     resnet,
     senet,
     shufflenet_v2,
@@ -43,6 +44,7 @@ FAMILIES = (
     inception_resnet,
     squeezenet,
     mobilenet,
+    pytorchcv,
 )
 CASES: dict[str, Case] = {name: case for family in FAMILIES for name, case in family.CASES.items()}
 GOLDEN = [name for name, case in CASES.items() if case.golden]
