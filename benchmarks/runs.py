@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from train.config import Config
-from train.report import read_rows
+from train.metrics import read_rows
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"

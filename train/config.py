@@ -1,13 +1,11 @@
 """What a run is: one frozen dataclass, whose fields are the flags of `python -m train`."""
 
-import dataclasses
 import difflib
-import json
 import math
-import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 
 class ConfigError(ValueError):
@@ -16,7 +14,11 @@ class ConfigError(ValueError):
 
 Optimizer = Literal["sgd", "adamw", "lamb", "rmsprop", "muon"]
 Schedule = Literal["constant", "step", "cosine", "linear", "polynomial", "exponential", "one_cycle"]
-Augment = Literal["none", "crop", "crop_flip"]
+Augment = Literal[
+    "none", "flip", "crop", "crop_flip", "crop_alternating_flip", "inception_crop", "inception_crop_flip"
+]
+Policy = Literal["none", "randaugment", "randaugment_timm", "trivialaugment", "autoaugment_cifar10"]
+Loss = Literal["cross_entropy", "bce"]
 DType = Literal["float32", "bfloat16"]
 Parallel = Literal["pmap", "mesh"]
 Remat = Literal["none", "stage", "all"]
@@ -33,6 +35,10 @@ class Config:
     """Name of the network, one of flaxarch.list_models()."""
     survival_prob: float | None = None
     """Stochastic depth: chance that the last residual block is kept in a step; None: the network's own."""
+    dropout_rate: float | None = None
+    """Chance that a unit is dropped in a step, where the network drops any; None: the network's own."""
+    ramp_epochs: float = 0.0
+    """Epochs in which the chances to drop units and blocks rise in a line from 0 to their values."""
     dtype: DType = "float32"
     """Type of activations; parameters, batch statistics, logits and loss are float32 at either."""
 
@@ -52,7 +58,35 @@ class Config:
     image_size: int | None = None
     """Height and width in pixels to which images are resized; None: as they are."""
     augment: Augment = "none"
-    """Training images: as they are; padded by 4 pixels and cropped; or that and mirrored half of the time."""
+    """Training images: as they are; mirrored half of the time; padded and cropped; both, where alternating
+    mirrors an image in every other epoch; or Szegedy's crops, of a random part of the whole image."""
+    crop_padding: int = 4
+    """Pixels that crop adds on each side; black, or the image's mirror image with crop_reflect."""
+    crop_reflect: bool = False
+    """Pad with pixels of the image instead of black ones."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area in a crop of inception_crop."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width over height of a crop of inception_crop."""
+    augment_policy: Policy = "none"
+    """Operations on training images: RandAugment with torchvision's magnitudes or timm's (inc1),
+    TrivialAugment Wide, or the policy that AutoAugment found for CIFAR-10."""
+    policy_ops: int = 2
+    """Of RandAugment: operations on an image, one after the other."""
+    policy_magnitude: float = 9.0
+    """Of RandAugment: strength, of at most 30 (torchvision's) or 10 (timm's)."""
+    policy_magnitude_std: float = 0.0
+    """Of RandAugment: standard deviation of the strength from one operation to the next."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation are multiplied by factors that differ from 1 by at most this."""
+    lighting_std: float = 0.0
+    """AlexNet's lighting noise along ImageNet's principal colours: standard deviation; 0.1 in the paper."""
+    cutout_size: int = 0
+    """Side in pixels of a square anywhere in each image that has the mean colour; 0: none."""
+    erase_probability: float = 0.0
+    """Chance that a random rectangle of an image is erased (Zhong et al. 2017)."""
+    erase_noise: bool = False
+    """Erase with random pixels, as the paper's best, and not with the mean colour."""
     skip_unreadable: bool = False
     """Leave out images that do not decode, and say how many, instead of stopping."""
     workers: int = 0
@@ -126,10 +160,30 @@ class Config:
     decay_epochs: float = 2.0
     """Of exponential: epochs between two changes."""
 
+    loss: Loss = "cross_entropy"
+    """Of the classes together, as a softmax; or binary cross-entropy of each class, averaged over them."""
+    bce_threshold: float | None = None
+    """Of bce: targets above this are 1, others 0; None: targets as they are."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, in training."""
+    mixup_alpha: float = 0.0
+    """Mix pairs of images, and their labels, with a share drawn from Beta(alpha, alpha) per batch; 0: never."""
+    cutmix_alpha: float = 0.0
+    """Paste a part of another image, with a share of the area drawn likewise; 0: never."""
+    mix_probability: float = 1.0
+    """Chance that a batch is mixed or pasted at all."""
+    cutmix_share: float = 0.5
+    """Where both are wanted: share of these batches that is pasted."""
+    teacher: Path | None = None
+    """Checkpoint of a network whose outputs are learned too, any that flaxarch.load reads."""
+    teacher_model: str | None = None
+    """Name of the teacher's network, where its file does not tell."""
+    distil_weight: float = 0.9
+    """Weight of the teacher's outputs in the loss; that of the labels is the rest."""
+    distil_temperature: float = 4.0
+    """By which the logits of both are divided (Hinton et al. 2015)."""
     seed: int = 0
-    """Of parameters, order of the images, augmentation, dropout and stochastic depth."""
+    """Of parameters, order of the images, augmentation, mixing, dropout and stochastic depth."""
 
     parallel: Parallel = "pmap"
     """How a step is spread over the devices: a program on each, or one program over a mesh of them."""
@@ -154,6 +208,10 @@ class Config:
     """Epochs between evaluations on the test images; the end of the run has one too."""
     save_every: int | None = None
     """Steps between checkpoints; None: one at each epoch's end. The end of the run has one too."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, to tensorboard/ in the workdir; needs tensorboardX."""
+    profile: int = 0
+    """Steps to write a trace of, to profile/ in the workdir, from the tenth of a session on; 0: none."""
     compilation_cache: bool = True
     """Keep compiled programs for the next start, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
 
@@ -163,22 +221,12 @@ class Config:
         return (self.workdir or Path("runs") / f"{self.model}-{self.data}").resolve()
 
 
-# May differ when a run is continued, for they change neither a parameter nor a row of metrics.
-_FREE = (
-    "workdir",
-    "workers",
-    "save_every",
-    "compilation_cache",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "distributed",
-)
-
 _CHOICES = {
     "optimizer": Optimizer,
     "schedule": Schedule,
     "augment": Augment,
+    "augment_policy": Policy,
+    "loss": Loss,
     "dtype": DType,
     "parallel": Parallel,
     "remat": Remat,
@@ -187,7 +235,17 @@ _CHOICES = {
 # Lowest value, highest value; a bound in a tuple of its own is not reached.
 _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "survival_prob": ((0,), 1),
+    "dropout_rate": (0, (1,)),
+    "ramp_epochs": (0, (math.inf,)),
     "image_size": (1, math.inf),
+    "crop_padding": (0, math.inf),
+    "policy_ops": (1, math.inf),
+    "policy_magnitude": (0, 30),
+    "policy_magnitude_std": (0, (math.inf,)),
+    "color_jitter": (0, (math.inf,)),
+    "lighting_std": (0, (math.inf,)),
+    "cutout_size": (0, math.inf),
+    "erase_probability": (0, 1),
     "workers": (0, math.inf),
     "epochs": (1, math.inf),
     "steps": (1, math.inf),
@@ -213,11 +271,19 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "warmup_epochs": (0, (math.inf,)),
     "momentum": (0, (1,)),
     "weight_decay": (0, (math.inf,)),
+    "bce_threshold": (0, (1,)),
     "label_smoothing": (0, (1,)),
+    "mixup_alpha": (0, (math.inf,)),
+    "cutmix_alpha": (0, (math.inf,)),
+    "mix_probability": (0, 1),
+    "cutmix_share": (0, 1),
+    "distil_weight": (0, 1),
+    "distil_temperature": ((0,), (math.inf,)),
     "seed": (0, 2**32 - 1),
     "batch_norm_devices": (1, math.inf),
     "num_processes": (1, math.inf),
     "process_id": (0, math.inf),
+    "profile": (0, math.inf),
     "log_every": (1, math.inf),
     "eval_every": (1, math.inf),
     "save_every": (1, math.inf),
@@ -239,6 +305,19 @@ def validate(config: Config) -> None:
             raise ConfigError(f"{name} is {value}; it has to be {_range_words(*bounds)}")
     if any(not 0 < share < 1 for share in config.step_shares):
         raise ConfigError(f"step_shares are {config.step_shares}; each has to be above 0 and below 1")
+    for name, top in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+        low, high = getattr(config, name)
+        if not 0 < low <= high <= top or math.isinf(high):
+            at_most = f", the larger at most {top:g}" if math.isfinite(top) else ""
+            raise ConfigError(f"{name} is {low:g} {high:g}; it has to be two rising numbers above 0{at_most}")
+    if config.augment_policy == "randaugment_timm" and config.policy_magnitude > 10:
+        raise ConfigError(
+            f"policy_magnitude is {config.policy_magnitude:g}; with randaugment_timm it has to be at most 10"
+        )
+    if config.bce_threshold is not None and config.loss != "bce":
+        raise ConfigError("bce_threshold is for loss bce")
+    if config.teacher_model is not None and config.teacher is None:
+        raise ConfigError("teacher_model needs teacher, the file of its weights")
     if config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size {config.batch_size} does not fall into {config.accumulate} equal parts; "
@@ -253,51 +332,10 @@ def validate(config: Config) -> None:
         )
     if config.shard_params and config.parallel != "mesh":
         raise ConfigError("shard_params is for parallel mesh; pmap keeps the parameters on every device")
+    if config.tensorboard and find_spec("tensorboardX") is None:
+        raise ConfigError("tensorboard needs the package tensorboardX, which is not installed")
     if config.coordinator is None and not (config.num_processes is None and config.process_id is None):
         raise ConfigError("num_processes and process_id need coordinator, the HOST:PORT of process 0")
-
-
-def claim_workdir(config: Config, *, write: bool = True) -> None:
-    """Makes `config.run_dir` this run's folder, with its config.json in it, or finds that it is already.
-
-    Of several processes one writes.
-
-    Raises:
-        ConfigError: the folder holds another run. Nothing in it is changed then.
-    """
-    path = config.run_dir / "config.json"
-    mine = _as_json(config)
-    if path.exists():
-        differing = _differences(_read_json(path), mine)
-        if differing:
-            raise ConfigError(
-                f"{config.run_dir} holds a run of another configuration: {'; '.join(differing)}. "
-                "Choose another workdir, or continue that run with its own flags"
-            )
-        return
-    taken = [name for name in ("metrics.jsonl", "last", "best") if (config.run_dir / name).exists()]
-    if taken:
-        raise ConfigError(
-            f"{config.run_dir} holds {', '.join(taken)} but no config.json to tell which run they are of; "
-            "choose another workdir"
-        )
-    if not write:
-        return
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(mine, indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"workdir {config.run_dir} cannot be written: {error.strerror}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that, killed at any instant, it holds either its old text or all of the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _within(value: float, low: float | tuple[float], high: float | tuple[float]) -> bool:
@@ -311,32 +349,3 @@ def _range_words(low: float | tuple[float], high: float | tuple[float]) -> str:
     if isinstance(high, tuple):
         return f"{words} and finite" if math.isinf(high[0]) else f"{words} and below {high[0]}"
     return words if math.isinf(high) else f"{words} and at most {high}"
-
-
-def _as_json(config: Config) -> dict[str, Any]:
-    fields = dataclasses.asdict(config)
-    del fields["workdir"]  # so that the folder can be moved
-    return json.loads(json.dumps(fields, default=str))  # as it comes back: no paths, no tuples
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is not JSON, so that the run there cannot be recognised: {error}"
-        ) from error
-    if not isinstance(theirs, dict):
-        raise ConfigError(f"{path} does not hold a configuration; choose another workdir")
-    return theirs
-
-
-def _differences(theirs: dict[str, Any], mine: dict[str, Any]) -> list[str]:
-    """A clause for each field that is not free and differs; a field that one side lacks has its default."""
-    defaults = _as_json(Config())
-    words = []
-    for name in sorted((theirs.keys() | mine.keys()) - set(_FREE)):
-        there, here = theirs.get(name, defaults.get(name)), mine.get(name)
-        if there != here:
-            words.append(f"{name} is {there} there and {here} here")
-    return words

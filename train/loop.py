@@ -16,13 +16,14 @@ from rich.console import Console
 import flaxarch
 from train.augment import AUGMENTATIONS
 from train.checkpoint import Checkpoints, Snapshot
-from train.config import Config, ConfigError, claim_workdir, validate
+from train.config import Config, ConfigError, validate
 from train.data import Dataset, eval_batches, open_dataset, train_batches
 from train.diagnose import first_nonfinite
+from train.display import Display
 from train.guard import Stop, Stopped, sole_run
+from train.metrics import MetricsFile, Row, Stopwatch, Trace, step_flops, utilisation
 from train.optim import make_optimizer
 from train.parallel import Partitioner, check_batch_size, make_partitioner
-from train.report import Display, MetricsFile, Row, Stopwatch
 from train.schedules import make_schedule
 from train.start import make_start
 from train.step import (
@@ -35,6 +36,7 @@ from train.step import (
     make_train_step,
     normalise,
 )
+from train.workdir import claim_workdir
 
 
 class TrainingError(RuntimeError):
@@ -58,6 +60,7 @@ class Run(NamedTuple):
     partitioner: Partitioner
     schedule: optax.Schedule
     new_state: Callable[[], TrainState]
+    pure_step: Any
     train_step: Any  # compiled by the partitioner, as is eval_step
     eval_step: Any
     steps_per_epoch: int
@@ -93,7 +96,8 @@ def train(config: Config, console: Console | None = None) -> float:
         if start >= run.total_steps:
             return _report(config, snapshot, say)
         metrics_file = config.run_dir / "metrics.jsonl"
-        rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start)))
+        events = config.run_dir / "tensorboard" if config.tensorboard else None
+        rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start, events)))
         try:
             with Display(console, start, run.total_steps, run.steps_per_epoch) as display:
                 snapshot = _run_steps(config, run, snapshot, checkpoints, rows, display, stop)
@@ -119,11 +123,17 @@ def _run_steps(
     """Updates, rows of metrics, evaluations and checkpoints from the snapshot's step to the last one."""
     state, sums, accuracy, best_accuracy, earlier_seconds, skipped = snapshot
     start = int(state.step)
-    stopwatch = Stopwatch(config.batch_size)
+    stopwatch, flops = Stopwatch(config.batch_size), 0.0
     began = time.perf_counter() - earlier_seconds
-    with closing(_train_batches(config, run, start)) as batches:
+    first_traced = start + 10
+    trace = Trace(config.run_dir / "profile", range(first_traced, first_traced + config.profile))
+    with closing(trace), closing(_train_batches(config, run, start)) as batches:
         for step in range(start + 1, run.total_steps + 1):
-            state, metrics = run.train_step(state, run.partitioner.shard_batch(next(batches)))
+            batch = next(batches)
+            if step == start + 1 and rows.is_open:
+                flops = step_flops(run.pure_step, state, batch)
+            trace.before(step)
+            state, metrics = run.train_step(state, run.partitioner.shard_batch(batch))
             sums = _add(sums, metrics)
             stopwatch.step()
             display.advance(step)
@@ -137,7 +147,10 @@ def _run_steps(
                 row = _row("train", step, run, measured, time.perf_counter() - began)
                 row["grad_norm"] = measured["grad_norm"] / max(1, measured["steps"])
                 row["learning_rate"] = float(jnp.asarray(run.schedule(step - 1)))
-                row["images_per_second"] = stopwatch.lap()
+                row |= stopwatch.lap()
+                row["flops"] = flops * step
+                if (share := utilisation(flops, row["step_seconds"])) is not None:
+                    row["mfu"] = share
                 if measured["nonfinite"]:
                     row["skipped"] = int(measured["nonfinite"])
                     skipped += row["skipped"]
@@ -242,6 +255,7 @@ def build(config: Config) -> Run:
         partitioner,
         schedule,
         new_state,
+        train_step,
         partitioner.compile_train(train_step),
         partitioner.compile_eval(make_eval_step(start.model, **normalisation)),
         steps_per_epoch,

@@ -1,145 +1,194 @@
-"""What a run tells: rows in metrics.jsonl for programs, a bar and a line per evaluation for people."""
+"""Curves and a table of runs: `python -m train.report WORKDIR... [--out report]` writes a PNG and a page.
 
+The page is one HTML file, with the picture in it. Needs matplotlib.
+"""
+
+import base64
+import html
 import json
-import os
-import time
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import tyro
 
-from train.config import write_atomically
-
-Row = dict[str, Any]
+from train.config import Config
+from train.metrics import Row, read_rows
+from train.workdir import write_atomically
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, less a last one that was cut off; none where there is no file."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # killed while writing it
-            break
-    return rows
+@dataclass(frozen=True)
+class Report:
+    """Draws curves of runs, and a table of them, into OUT.png and OUT.html."""
+
+    workdirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, or folders of such folders."""
+    out: Path = Path("report")
+    """Where to write, without a suffix."""
 
 
-class MetricsFile:
-    """The rows up to `step`, the step that a run continues from, and after them those to come.
+class Curves(NamedTuple):
+    """One run: what its folder tells."""
 
-    Of several processes one has a path, and the others write nothing.
-    """
-
-    def __init__(self, path: Path | None, step: int) -> None:
-        self._file = None
-        if path is None:
-            return
-        kept = [row for row in read_rows(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, row: Row) -> None:
-        """Adds a row."""
-        if self._file:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-
-    def sync(self) -> None:
-        """Rows are on the disk after this: call it before the checkpoint that counts on them."""
-        if self._file:
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Ends writing."""
-        if self._file:
-            self._file.close()
+    name: str
+    config: dict[str, Any]
+    train: list[Row]
+    tests: list[Row]
 
 
-class Stopwatch:
-    """Images per second between rows, compilation, evaluation and checkpoints left out."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._steps = 0
-        self._seconds = 0.0
-        self._started: float | None = None
-
-    def start(self) -> None:
-        """Steps that follow are timed."""
-        if self._started is None:
-            self._started = time.perf_counter()
-
-    def step(self) -> None:
-        """A step was made."""
-        self._steps += self._started is not None
-
-    def stop(self) -> None:
-        """What follows is not timed. All steps have to be finished on the devices."""
-        if self._started is not None:
-            self._seconds += time.perf_counter() - self._started
-            self._started = None
-
-    def lap(self) -> float | None:
-        """Images per second since the last lap, to one decimal; None without a timed step."""
-        rate = round(self._steps * self._batch_size / self._seconds, 1) if self._steps else None
-        self._steps, self._seconds = 0, 0.0
-        return rate
+class ReportError(ValueError):
+    """There is nothing to report. The message is one sentence."""
 
 
-class Display:
-    """A progress bar where the output is a terminal, and a line per evaluation everywhere."""
+def read_run(run_dir: Path) -> Curves:
+    """A run's configuration and rows. Raises ReportError where the folder holds none."""
+    try:
+        config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        rows = read_rows(run_dir / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{run_dir} holds no run ({error})") from error
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "eval")}
+    if not kinds["train"]:
+        raise ReportError(f"{run_dir} holds a run that has not come to its first row of metrics")
+    return Curves(run_dir.name, config, kinds["train"], kinds["eval"])
 
-    def __init__(self, console: Console, start: int, total_steps: int, steps_per_epoch: int) -> None:
-        self._console = console
-        self._steps_per_epoch = steps_per_epoch
-        self._epochs = -(-total_steps // steps_per_epoch)
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("{task.fields[measured]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "", total=total_steps, completed=start, epoch=self._epoch(start), epochs=self._epochs, measured=""
-        )
-        self._train = ""
 
-    def __enter__(self) -> "Display":
-        self._bar.start()
-        return self
+def find_runs(workdirs: Sequence[Path]) -> list[Path]:
+    """Folders of runs among these and directly in them, in their order."""
+    found = []
+    for path in workdirs:
+        inside = sorted(config.parent for config in path.glob("*/config.json"))
+        found += [path] if (path / "config.json").exists() or not inside else inside
+    return found
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
-    def advance(self, step: int) -> None:
-        """Step `step` was made."""
-        self._bar.update(self._task, completed=step, epoch=self._epoch(step))
+COLUMNS = (
+    "run",
+    "model",
+    "data",
+    "steps",
+    "loss",
+    "test accuracy, %",
+    "best, %",
+    "images/s",
+    "PFLOP",
+    "hours",
+)
 
-    def train_row(self, row: Row) -> None:
-        """Shows training metrics."""
-        self._train = f"loss {row['loss']:.4f}  accuracy {100 * row['accuracy']:.2f} %"
-        if row["images_per_second"] is not None:
-            self._train += f"  {row['images_per_second']:.0f} images/s"
-        self._bar.update(self._task, measured=self._train)
 
-    def eval_row(self, row: Row) -> None:
-        """Shows test metrics."""
-        epoch = self._epoch(row["step"])
-        self._console.print(
-            f"epoch {epoch}/{self._epochs}  step {row['step']}  {self._train}  "
-            f"test loss {row['loss']:.4f}  test accuracy {100 * row['accuracy']:.2f} %"
-            + (f"  averaged {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
+def table(runs: Sequence[Curves]) -> list[tuple[str, ...]]:
+    """A row of COLUMNS for each run."""
+    return [_cells(run) for run in runs]
 
-    def _epoch(self, step: int) -> int:
-        """The epoch, counted from 1, that the step belongs to."""
-        return max(1, -(-step // self._steps_per_epoch))
+
+def _cells(run: Curves) -> tuple[str, ...]:
+    last, rates = (
+        run.train[-1],
+        [row["images_per_second"] for row in run.train if row.get("images_per_second")],
+    )
+    accuracies = [row.get("ema_accuracy", row["accuracy"]) for row in run.tests]
+    return (
+        run.name,
+        run.config["model"],
+        run.config["data"],
+        f"{last['step']:,}",
+        f"{last['loss']:.4f}",
+        f"{100 * accuracies[-1]:.2f}" if accuracies else "",
+        f"{100 * max(accuracies):.2f}" if accuracies else "",
+        f"{sorted(rates)[len(rates) // 2]:,.0f}" if rates else "",
+        f"{last['flops'] / 1e15:.3g}" if last.get("flops") else "",
+        f"{max(row['seconds'] for row in run.train + run.tests) / 3600:.2f}",
+    )
+
+
+def draw(runs: Sequence[Curves]) -> bytes:
+    """A PNG: training loss, test accuracy and learning rate over epochs, a line for each run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for run in runs:
+        epochs = [row["epoch"] for row in run.train]
+        (line,) = loss.plot(epochs, [row["loss"] for row in run.train], label=run.name)
+        rate.plot(epochs, [row["learning_rate"] for row in run.train], color=line.get_color())
+        tests = [row["epoch"] for row in run.tests]
+        accuracy.plot(tests, [100 * row["accuracy"] for row in run.tests], ".-", color=line.get_color())
+        if run.tests and "ema_accuracy" in run.tests[-1]:
+            averaged = [100 * row["ema_accuracy"] for row in run.tests]
+            accuracy.plot(tests, averaged, ".--", color=line.get_color())
+    for axes, title in (
+        (loss, "training loss, nats"),
+        (accuracy, "test accuracy, % (dashed: averaged weights)"),
+        (rate, "learning rate"),
+    ):
+        axes.set(title=title, xlabel="epochs")
+        axes.grid(alpha=0.3)
+    loss.legend(fontsize="small")
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+_PAGE = """<!doctype html>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Runs</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
+img {{ max-width: 100%; }} div {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; }} th, td {{ padding: .3rem .7rem; text-align: right; }}
+th:nth-child(-n+3), td:nth-child(-n+3) {{ text-align: left; }} tr + tr {{ border-top: 1px solid #ddd; }}
+</style>
+<h1>Runs</h1>
+<img alt="training loss, test accuracy and learning rate" src="data:image/png;base64,{picture}">
+<div><table>
+{rows}
+</table></div>
+{flags}
+"""
+
+
+def page(runs: Sequence[Curves], picture: bytes) -> str:
+    """The whole HTML page."""
+    cells = [_row("th", COLUMNS), *(_row("td", row) for row in table(runs))]
+    flags = [f"<p><b>{html.escape(run.name)}</b> {html.escape(_flags(run.config))}</p>" for run in runs]
+    content = base64.b64encode(picture).decode()
+    return _PAGE.format(picture=content, rows="\n".join(cells), flags="\n".join(flags))
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _flags(config: dict[str, Any]) -> str:
+    """The fields of a configuration that differ from the defaults."""
+    defaults = json.loads(json.dumps(vars(Config()), default=str))
+    given = {name: value for name, value in config.items() if value != defaults.get(name)}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+
+
+def main() -> int:
+    """0: written; 2: it cannot be as asked."""
+    args = tyro.cli(Report, prog="python -m train.report")
+    try:
+        runs = [read_run(path) for path in find_runs(args.workdirs)]
+        if not runs:
+            raise ReportError("there is no run to report: give folders of runs")
+        picture = draw(runs)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.with_suffix(".png").write_bytes(picture)
+        write_atomically(args.out.with_suffix(".html"), page(runs, picture))
+    except (ReportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"error: a report needs the package {error.name}, which is not installed", file=sys.stderr)
+        return 2
+    print(f"{args.out.with_suffix('.png')} and {args.out.with_suffix('.html')}: {len(runs)} run(s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

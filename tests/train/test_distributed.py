@@ -15,7 +15,7 @@ import pytest
 import tiny_net
 
 from train.checkpoint import load_variables
-from train.report import read_rows
+from train.metrics import read_rows
 
 pytestmark = pytest.mark.slow
 MESH = ("--parallel", "mesh")
@@ -49,8 +49,7 @@ def start_two(run_dir: Path, *flags: str, cache: Path) -> list[subprocess.Popen[
 
 def finish(*processes: subprocess.Popen[str]) -> list[str]:
     said = [process.communicate(timeout=300) for process in processes]
-    for process, (_, err) in zip(processes, said, strict=True):
-        assert process.returncode == 0, err
+    assert [process.returncode for process in processes] == [0] * len(processes), [err for _, err in said]
     return [out for out, _ in said]
 
 

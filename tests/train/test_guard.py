@@ -25,8 +25,9 @@ from train import loop
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
 from train.diagnose import first_nonfinite
+from train.display import Display
 from train.guard import Stopped, sole_run
-from train.report import Display, read_rows
+from train.metrics import read_rows
 from train.step import TrainState, init_state, make_train_step
 
 CONFIG = Config(steps=12, log_every=5, save_every=4, batch_size=64)

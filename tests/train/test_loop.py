@@ -22,8 +22,9 @@ from rich.console import Console
 from train.__main__ import main
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
+from train.display import Display
 from train.loop import train
-from train.report import Display, read_rows
+from train.metrics import read_rows
 
 # 1437 training images: 22 steps an epoch.
 SHORT = Config(epochs=2, log_every=5, save_every=8)

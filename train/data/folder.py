@@ -1,4 +1,4 @@
-"""Sources of image files: class folders, or tars of them, decoded by Pillow to uint8 RGB.
+"""Sources of image files: class folders, or tars of them, decoded to uint8 RGB.
 
 A split that fits in memory is decoded once, on opening; a larger one when a batch asks for its images.
 """
@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flaxarch import pictures
 from flaxarch.pictures import TAR_SUFFIXES, UnreadablePicture
-from train.data.listing import Listing, list_images
+from train.data.decode import decode_picture
+from train.data.listing import Records, list_images
 from train.data.sources import ArraySource, DataError, Dataset, Source
 
 SPLIT_SUFFIXES = ("", *TAR_SUFFIXES)
+TEST_SPLITS = ("test", "val", "valid", "validation")
 IN_MEMORY_BYTES = 2 * 2**30  # a split below this size, decoded, is decoded on opening
 
 # torchvision's normalisation of ImageNet, which its released weights and most others expect.
@@ -35,7 +36,7 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     With `image_size` the shorter side is resized to it and the centre cropped, both rounded as torchvision's
     Resize and CenterCrop do. Raises UnreadablePicture.
     """
-    image = pictures.decode(content)
+    image = decode_picture(content)
     if image_size is not None:
         shorter = min(image.size)
         width, height = (int(image_size * side / shorter) for side in image.size)
@@ -45,9 +46,13 @@ def decode(content: bytes, image_size: int | None) -> np.ndarray:
     return np.asarray(image)
 
 
-def _decode_listed(listing: Listing, index: int, image_size: int | None) -> np.ndarray:
+def _decode_listed(listing: Records, index: int, image_size: int | None) -> np.ndarray:
     try:
         return decode(listing.read(index), image_size)
+    except FileNotFoundError as error:
+        raise UnreadableImage(
+            f"{listing.where / listing.names[index]} is gone since the images were listed; put it back"
+        ) from error
     except (OSError, UnreadablePicture) as error:
         raise UnreadableImage(
             f"{listing.where / listing.names[index]} does not decode ({error}); "
@@ -57,7 +62,7 @@ def _decode_listed(listing: Listing, index: int, image_size: int | None) -> np.n
 
 def _decode_into(
     rows: np.ndarray,
-    listing: Listing,
+    listing: Records,
     indices: Iterable[int],
     image_size: int | None,
     *,
@@ -87,7 +92,7 @@ def _decode_into(
 class FolderSource:
     """Images that are read and decoded each time a batch asks for them."""
 
-    listing: Listing
+    listing: Records
     image_shape: tuple[int, int, int]
     image_size: int | None
     unreadable: tuple[str, ...] = ()
@@ -101,6 +106,11 @@ class FolderSource:
     def num_classes(self) -> int:
         """Labels are 0 to num_classes - 1."""
         return len(self.class_names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int32 (N,)."""
+        return self.listing.labels
 
     def __len__(self) -> int:
         return len(self.listing.names)
@@ -118,7 +128,11 @@ def open_images(path: Path, *, image_size: int | None, skip_unreadable: bool) ->
     Raises:
         DataError: an image does not decode (unless `skip_unreadable`), or sizes differ without `image_size`.
     """
-    listing = list_images(path)
+    return open_records(list_images(path), image_size=image_size, skip_unreadable=skip_unreadable)
+
+
+def open_records(listing: Records, *, image_size: int | None, skip_unreadable: bool) -> Source:
+    """The source of one split, wherever its image files lie. Raises what `open_images` does."""
     first, shape = _first_shape(listing, image_size, skip_unreadable=skip_unreadable)
     num_images = len(listing.names)
     in_memory = num_images * int(np.prod(shape)) < IN_MEMORY_BYTES
@@ -139,7 +153,7 @@ def open_images(path: Path, *, image_size: int | None, skip_unreadable: bool) ->
     num_threads = os.cpu_count() if len(listing.read(first)) >= 2**14 else 1
     with ThreadPoolExecutor(num_threads) as pool:
         unreadable = [index for chunk in pool.map(decode_chunk, range(0, num_images, 64)) for index in chunk]
-    unreadable_names = tuple(str(path / listing.names[index]) for index in unreadable)
+    unreadable_names = tuple(str(listing.where / listing.names[index]) for index in unreadable)
     if unreadable:
         kept = np.ones(num_images, bool)
         kept[unreadable] = False
@@ -151,7 +165,7 @@ def open_images(path: Path, *, image_size: int | None, skip_unreadable: bool) ->
 
 
 def _first_shape(
-    listing: Listing, image_size: int | None, *, skip_unreadable: bool
+    listing: Records, image_size: int | None, *, skip_unreadable: bool
 ) -> tuple[int, tuple[int, int, int]]:
     """Index and (H, W, 3) of the first image that decodes; DataError if none does."""
     for index in range(len(listing.names)):

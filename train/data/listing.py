@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -19,6 +19,38 @@ from flaxarch.pictures import SUFFIXES, is_picture, tar_members, walk
 from train.data.sources import DataError
 
 UNPACKED_BYTES = 2 * 2**30  # the largest gzipped tar that is held in memory
+
+
+class Records(Protocol):
+    """The image files of one split and their labels, wherever they lie; can be sent to another process."""
+
+    @property
+    def where(self) -> Path:
+        """What holds the files; their names begin there."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the labels."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A name for each file, by which its user finds it."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, int32 (N,)."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """The bytes of one file. Raises OSError or UnreadablePicture."""
+        ...
+
+    def keep(self, kept: np.ndarray) -> Self:
+        """Those where `kept` (N,) is true."""
+        ...
 
 
 class Listing(NamedTuple):

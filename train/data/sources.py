@@ -37,6 +37,11 @@ class Source(Protocol):
         """The files that did not decode and were left out, by name."""
         ...
 
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int32 (N,)."""
+        ...
+
     def __len__(self) -> int: ...
 
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +104,11 @@ class ResizedSource:
         """The files that did not decode and were left out, by name."""
         return self.source.unreadable
 
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int32 (N,)."""
+        return self.source.labels
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -114,7 +124,7 @@ class ResizedSource:
 
 
 class Dataset(NamedTuple):
-    """A training and a test source with the same classes and image shape.
+    """A training and a test source with the same classes and image shape; `test` is empty where there is none.
 
     `mean` and `std` are per channel, of pixels in [0, 1].
     """
@@ -123,6 +133,13 @@ class Dataset(NamedTuple):
     test: Source
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def no_examples(like: Source) -> ArraySource:
+    """A source without examples, of the classes and the image shape of another one."""
+    return ArraySource(
+        np.zeros((0, *like.image_shape), np.uint8), np.zeros(0, np.int32), like.class_names
+    )
 
 
 def checked_labels(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
