@@ -65,6 +65,7 @@ class Checkpoints:
 
     def save_best(self, state: TrainState, accuracy: float) -> None:
         """Replaces what is in `best/`, unless a run that was killed later has put this step there already."""
+        self._last.wait_until_finished()  # of several processes, Orbax cannot write two checkpoints at once
         self._best.save(
             int(state.step),
             args=ocp.args.Composite(

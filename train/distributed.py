@@ -7,6 +7,7 @@ child of its own, and the parent says what happened.
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -50,6 +51,8 @@ def supervised(run: Callable[[], int]) -> int:
         status = 1
         try:
             status = run()
+        except BaseException:  # nothing is left above to show it
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
