@@ -215,6 +215,20 @@ def test_export_of_an_import_is_bit_equal():
     assert all(x.flags.c_contiguous and x.flags.writeable for x in exported.values())
 
 
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_export_takes_the_names_of_the_library_that_is_asked_for(source: str, tmp_path: Path):
+    model = flaxarch.create("mobilenet_v2")
+    variables = random_variables(model)
+    path = write(tmp_path / "x.safetensors", flaxarch.to_torch(model, variables, source))
+    assert flaxarch.convert.recognise(path).source == source
+    chex.assert_trees_all_equal(flaxarch.load(path), (model, variables))
+
+
+def test_export_to_a_library_without_the_network_names_those_that_have_it(resnet20):
+    with pytest.raises(ValueError, match=r"^there are no names of Caffe for ResNet, but of torchvision, pyt"):
+        flaxarch.to_torch(*resnet20, source="Caffe")
+
+
 def test_head_of_another_width_is_kept_where_nobody_asks(tmp_path: Path):
     model = flaxarch.create("resnet18", num_classes=3)
     path = write(tmp_path / "x.safetensors", flaxarch.to_torch(model, random_variables(model)))
@@ -260,6 +274,17 @@ def test_name_chooses_among_networks_with_the_same_tensors(resnet20, tmp_path: P
     loaded, found = flaxarch.load(path, "plain20")
     assert loaded == flaxarch.create("plain20")
     chex.assert_trees_all_equal(found, variables)
+
+
+def test_name_chooses_between_two_functions_of_the_same_tensors(tmp_path: Path):
+    model = flaxarch.create("mobilenet_v3_small_keras")  # timm has it as tf_mobilenetv3_small_100
+    variables = random_variables(model)
+    path = write(tmp_path / "x.safetensors", flaxarch.to_torch(model, variables, "timm"))
+    with pytest.raises(
+        CheckpointError, match="rows, mobilenet_v3_small_timm, mobilenet_v3_small_keras:"
+    ):
+        flaxarch.load(path)
+    chex.assert_trees_all_equal(flaxarch.load(path, "mobilenet_v3_small_keras"), (model, variables))
 
 
 def test_unrecognised_file_asks_for_a_name(tmp_path: Path):

@@ -1,18 +1,16 @@
 """Reads the named tensors of a checkpoint file, in whichever format its first bytes announce."""
 
-import importlib
-import json
 import os
 import re
 import stat
-import zipfile
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  # makes NumPy know the name "bfloat16", under which safetensors asks for it
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from flaxarch.convert.archive import Archive
+from flaxarch.convert.bounds import mapped, parse_json, shown
+from flaxarch.convert.hdf5 import WEIGHTS_OF_ARCHIVE, read_hdf5, read_keras_archive
+from flaxarch.convert.safetensors_file import read_safetensors
 from flaxarch.convert.torch_file import read_torch
 from flaxarch.convert.unpickle import CheckpointError
 
@@ -23,10 +21,6 @@ MAX_WRAPPERS = 3  # one in the other
 
 # What a wrapping module puts before every name: DataParallel, a trainer's class, torch.compile.
 PREFIXES = re.compile(r"(module\.|model\.|_orig_mod\.)*")
-
-# Those NumPy knows, by itself or through ml_dtypes, and safetensors hands out.
-FLOATS, BOOL = ("F64", "F32", "F16", "BF16"), ("BOOL",)
-INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 
 
 class Checkpoint(NamedTuple):
@@ -46,19 +40,27 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     that all names have off them. Other entries, such as the optimizer's state, are left out.
     """
     path = os.fspath(path)
-    head = _first_bytes(path)
+    try:
+        return _read(path, _first_bytes(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error.__cause__
+
+
+def _read(path: str, head: bytes) -> Checkpoint:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Checkpoint(_hdf5().read_hdf5(path), {})
-    if head.startswith(b"PK") and _is_keras_archive(path):
-        return Checkpoint(_hdf5().read_keras_archive(path), {})
+        return Checkpoint(read_hdf5(mapped(path)), {})
     if head.lstrip().startswith(b"{") and path.endswith(".json"):
         return _read_index(path)
-    if head[4:] == b"\0\0\0\0{":  # eight bytes give the size of the header (at most 100 MB), which is JSON
-        return _read_safetensors(path)
+    if head[4:] == b"\0\0\0\0{":  # eight bytes give the size of the header, which is JSON
+        return Checkpoint(*read_safetensors(mapped(path)))
+    if head.startswith(b"PK\3\4"):
+        archive = Archive(mapped(path))
+        if WEIGHTS_OF_ARCHIVE in archive.entries:
+            return Checkpoint(read_keras_archive(archive), {})
     tree = read_torch(path)
     tensors = _find_state_dict(tree, MAX_WRAPPERS)
     if tensors is None:
-        raise CheckpointError(f"{path}: there is no state dict in this file, which holds {_contents(tree)}")
+        raise CheckpointError(f"there is no state dict in this file, which holds {_contents(tree)}")
     prefix = PREFIXES.match(os.path.commonprefix(list(tensors)))  # noqa: RUF071  # by character, as meant
     start = prefix.end() if prefix else 0
     return Checkpoint({name[start:]: tensor for name, tensor in tensors.items()}, {})
@@ -67,29 +69,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _first_bytes(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise CheckpointError(f"{path}: this is a directory or a device, not a file")
+            raise CheckpointError("this is a directory or a device, not a file")
         with open(path, "rb") as file:
             head = file.read(9)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"the file cannot be read ({error.strerror})") from error
     if not head:
-        raise CheckpointError(f"{path}: the file is empty")
+        raise CheckpointError("the file is empty")
     return head
-
-
-def _hdf5() -> ModuleType:
-    """The reader of Keras's files: h5py is imported only where there is one."""
-    return importlib.import_module("flaxarch.convert.hdf5")
-
-
-def _is_keras_archive(path: str) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "model.weights.h5" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):  # that of a later version, or encrypted
-        return False
 
 
 def _find_state_dict(tree: Any, num_wrappers: int) -> dict[str, np.ndarray] | None:
@@ -108,42 +97,40 @@ def _contents(tree: Any) -> str:
     if type(tree) is not dict:
         return f"a {type(tree).__name__}"
     keys = [repr(key)[:40] for key in list(tree)[:10]]
-    return f"{len(tree)} entries: {', '.join(keys)}" + (", ..." if len(tree) > len(keys) else "")
-
-
-def _read_safetensors(path: str) -> Checkpoint:
-    tensors = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118  # it is no mapping
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in FLOATS + INTEGERS + BOOL:
-                    raise CheckpointError(f"{path}: tensor {name[:100]!r} has the unsupported dtype {dtype}")
-                tensors[name] = file.get_tensor(name)
-            return Checkpoint(tensors, file.metadata() or {})
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    found = f"{len(tree)} entries: {', '.join(keys)}" + (", ..." if len(tree) > len(keys) else "")
+    others = [repr(key)[:40] for key, value in tree.items() if not isinstance(value, np.ndarray)]
+    return found + (f"; {others[0]} is no tensor" if 0 < len(others) < len(tree) else "")
 
 
 def _read_index(path: str) -> Checkpoint:
     """All the tensors of a `.safetensors` file in parts, by the index beside them."""
+    index = parse_json(mapped(path))
+    names = index.get("weight_map") if type(index) is dict else None
+    if type(names) is not dict or not names:
+        raise CheckpointError("this is no index of safetensors files")
+    for name, part in names.items():
+        if type(part) is not str:
+            raise CheckpointError(f"tensor {shown(name)} is placed in a {type(part).__name__}, no file")
+    tensors: dict[str, np.ndarray] = {}
+    for part in sorted(set(names.values())):
+        for name, tensor in _read_part(os.path.dirname(path), part).items():
+            if names.get(name) != part:
+                raise CheckpointError(f"tensor {shown(name)} is in {shown(part)}, and not by the index")
+            tensors[name] = tensor
+    for name, part in names.items():
+        if name not in tensors:
+            raise CheckpointError(f"tensor {shown(name)} is not in {part}")
+    return Checkpoint({name: tensors[name] for name in names}, {})
+
+
+def _read_part(folder: str, part: str) -> dict[str, np.ndarray]:
+    path = os.path.join(folder, part)
+    if os.path.basename(part) != part:
+        raise CheckpointError(f"{shown(part)} is no name of a file beside it")
+    if not os.path.isfile(path):
+        raise CheckpointError(f"the part {shown(part)} is missing")
     try:
-        with open(path, encoding="utf-8") as file:
-            names: dict[str, str] = json.load(file)["weight_map"]
-        shards = sorted(set(names.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        names, shards = {}, []
-    if not shards or not all(isinstance(shard, str) for shard in shards):
-        raise CheckpointError(f"{path}: this is no index of safetensors files")
-    parts = {}
-    for shard in shards:
-        part = os.path.join(os.path.dirname(path), shard)
-        if os.path.basename(shard) != shard:
-            raise CheckpointError(f"{path}: {shard[:100]!r} is no name of a file beside it")
-        if not os.path.isfile(part):
-            raise CheckpointError(f"{path}: the part {shard} is missing")
-        parts[shard] = _read_safetensors(part).tensors
-    for name, shard in names.items():
-        if name not in parts[shard]:
-            raise CheckpointError(f"{path}: tensor {name[:100]!r} is not in {shard}")
-    return Checkpoint({name: parts[shard][name] for name, shard in names.items()}, {})
+        _first_bytes(path)
+        return read_safetensors(mapped(path))[0]
+    except CheckpointError as error:
+        raise CheckpointError(f"{part}: {error}") from error.__cause__

@@ -1,5 +1,6 @@
 """Which network a checkpoint holds: its row, the source whose names it has, and how wide its head is."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -8,14 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from flaxarch import registry
+from flaxarch.convert.bounds import one_line
 from flaxarch.convert.files import Checkpoint, read_checkpoint
 from flaxarch.convert.rules import FLAXARCH, Rules, slots
 from flaxarch.convert.sources import SOURCES, Source
 from flaxarch.convert.unpickle import CheckpointError
 from flaxarch.functional import functional
 from flaxarch.layers import Network
+
+_MOST = 2**20  # of what a field of a model counts: classes, features, channels
 
 OWN = Rules("flaxarch", FLAXARCH)
 
@@ -83,15 +88,44 @@ def _own(checkpoint: Checkpoint, what: str, name: str | None) -> Recognised:
         classes = tuple(json.loads(metadata["classes"])) if "classes" in metadata else None
         preprocessing = json.loads(metadata["preprocessing"]) if "preprocessing" in metadata else None
         in_channels = int(metadata.get("in_channels", registry.published(own_name).input_shape[2]))
-        if in_channels < 1:
+        if not 1 <= in_channels <= _MOST:
             raise ValueError(f"its images have {in_channels} channels")
+        _check_fields(fields, model, in_channels, len(checkpoint.tensors))
         if classes is not None and len(classes) != model.num_classes:
             raise ValueError(f"it names {len(classes)} classes, and its head has {model.num_classes}")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{what} does not describe a model that flaxarch has: {error}") from error
+    except Exception as error:  # of any kind: fields of a damaged file lead anywhere
+        reason = one_line(str(error))
+        raise CheckpointError(f"{what} does not describe a model that flaxarch has: {reason}") from error
     if name not in (None, own_name):
         raise CheckpointError(f"{what} holds a {own_name}, not a {name}")
     return Recognised(own_name, "flaxarch", model, OWN, in_channels, classes, preprocessing)
+
+
+def _check_fields(fields: dict[str, Any], model: Network, in_channels: int, num_tensors: int) -> None:
+    """Traces a model of other fields than its row's, unless it would be far larger than the file."""
+    largest = max(map(_largest, fields.values()), default=0)
+    if largest > _MOST or not (type(model.num_classes) is int and model.num_classes > 0):
+        raise ValueError(f"its fields have the number {largest}, and {model.num_classes} classes")
+    if not fields.keys() - {"num_classes"}:
+        return
+    num_calls = 0
+
+    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > 100 + 10 * num_tensors:
+            raise ValueError(f"its fields make far more layers than the file's {num_tensors} tensors")
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(count):
+        shapes_of(model, in_channels)
+
+
+def _largest(value: Any) -> float:
+    """The largest number in a field's value, of either sign."""
+    if isinstance(value, int | float):
+        return abs(value)
+    return max(map(_largest, value), default=0) if isinstance(value, tuple) else 0
 
 
 def _like(own: Any, value: Any) -> Any:
@@ -177,4 +211,11 @@ def _shapes_fit(checkpoint: Checkpoint, name: str, source: Source) -> bool:
     model = _with_head_of(checkpoint, name, source)
     rules = source.rules_of(model)
     shapes = {key: x.shape for key, x in checkpoint.tensors.items() if not rules.drops(key)}
-    return shapes == {slot.name: slot.source_shape for slot in slots(shapes_of(model), rules)}
+    row_shapes = _shapes_of_row(name, model.num_classes)
+    return shapes == {slot.name: slot.source_shape for slot in slots(row_shapes, rules)}
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes_of_row(name: str, num_classes: int) -> dict[str, Any]:
+    """Kept, as it takes a second or two, and a row is asked for once for each source that may have it."""
+    return shapes_of(registry.create(name, num_classes))

@@ -54,7 +54,11 @@ def _of(family_rows: dict, source: str) -> tuple[str, ...]:
 
 
 SOURCES = (
-    Source(torchvision.RESNET, resnet.ResNet, _of(resnet.VARIANTS, "torchvision")),
+    Source(
+        torchvision.RESNET,
+        resnet.ResNet,
+        (*_of(resnet.VARIANTS, "torchvision"), "resnext101_32x4d"),  # the last one is timm's
+    ),
     Source(torchvision.CIFAR_RESNET, resnet.ResNet, tuple(f"resnet{d}" for d in (20, 32, 44, 56, 110, 1202))),
     Source(keras.RESNET, resnet.ResNet, _of(resnet.VARIANTS, "Keras")),
     Source(keras.RESNET8, resnet.ResNet, ("resnet8_keras",)),

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxarch.convert.bounds import plain
 from flaxarch.convert.rules import Rules, Slot, slots
 from flaxarch.convert.unpickle import CheckpointError
 
 _MOST_NAMED = 20  # of each kind of offender; the error says how many more there are
+_MOST_CHARACTERS = 1600  # of all names of offenders: those of a damaged file can be of any length
 
 
 def fill(shapes: Any, tensors: Mapping[str, np.ndarray], rules: Rules, *, what: str) -> dict[str, Any]:
@@ -22,21 +24,18 @@ def fill(shapes: Any, tensors: Mapping[str, np.ndarray], rules: Rules, *, what: 
     used = {slot.name for slot in table}
     missing = [f"{slot.name} {slot.source_shape}" for slot in table if slot.name not in tensors]
     unexpected = [
-        f"{name} {tensor.shape}"
+        f"{plain(name)} {str(tensor.shape)[:100]}"
         for name, tensor in tensors.items()
         if name not in used and not rules.drops(name)
     ]
     misshapen = [
-        f"{slot.name} {tensors[slot.name].shape} instead of {slot.source_shape}"
+        f"{slot.name} {str(tensors[slot.name].shape)[:100]} instead of {slot.source_shape}"
         for slot in table
         if slot.name in tensors and tensors[slot.name].shape != slot.source_shape
     ]
     offenders = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(offenders.values()):
-        found = "; ".join(
-            f"{len(names)} {kind}: {_list(names)}" for kind, names in offenders.items() if names
-        )
-        raise CheckpointError(f"{what} does not fit the model, {found}")
+        raise CheckpointError(f"{what} does not fit the model, {_found(offenders)}")
 
     filled: dict[str, Any] = {collection: {} for collection in shapes}
     for slot in table:
@@ -52,6 +51,22 @@ def _leaf(tensor: np.ndarray, slot: Slot) -> jax.Array:
     return jax.numpy.asarray(slot.from_source(tensor), dtype=jax.dtypes.canonicalize_dtype(wide))
 
 
-def _list(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _found(offenders: dict[str, list[str]]) -> str:
+    """How many of each kind, and their names; the shorter lists leave what they do not take to the longer."""
+    lists, num_left = {}, _MOST_CHARACTERS
+    kinds = sorted((kind for kind in offenders if offenders[kind]), key=lambda kind: len(offenders[kind]))
+    for i, kind in enumerate(kinds):
+        lists[kind] = _list(offenders[kind], num_left // (len(kinds) - i))
+        num_left -= len(lists[kind])
+    return "; ".join(f"{len(offenders[kind])} {kind}: {lists[kind]}" for kind in offenders if kind in lists)
+
+
+def _list(names: list[str], num_characters: int) -> str:
+    num_named, size = 0, 0
+    for name in names[:_MOST_NAMED]:
+        size += len(name) + 2
+        if num_named and size > num_characters:
+            break
+        num_named += 1
+    more = len(names) - num_named
+    return ", ".join(names[:num_named]) + (f" and {more} more" if more else "")

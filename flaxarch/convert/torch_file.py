@@ -16,13 +16,9 @@ live.
 """
 
 import math
-import mmap
 import os
 import re
-import struct
 import sys
-import zipfile
-import zlib
 from functools import cache
 from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
@@ -30,6 +26,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from flaxarch.convert.archive import Archive
+from flaxarch.convert.bounds import mapped, shown
 from flaxarch.convert.constructors import NUMPY_CONSTRUCTORS, PLAIN_CONSTRUCTORS
 from flaxarch.convert.unpickle import CheckpointError, Constructors, Global, length, of_type, unpickle
 
@@ -64,12 +62,6 @@ _DTYPES = {
 # for whoever copies it.
 MAX_EXPANDED = 2**24
 
-# Compressed entries may take this much memory: deflate's 1000 to 1 is a bomb, no network's weights.
-INFLATED_SLACK, MAX_INFLATION = 2**26, 16
-
-# What `zipfile` raises over damaged archives; RuntimeError over encrypted ones and those of unknown versions.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
-
 
 class Storage(NamedTuple):
     """The memory that tensors share, as bytes, and the type of its elements."""
@@ -80,20 +72,13 @@ class Storage(NamedTuple):
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
     """Reads a `.pth`, `.pt`, `.th` or `.pth.tar` file, whose first bytes say which format it has."""
-    try:
-        with open(path, "rb") as file:
-            return _read(file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{os.fspath(path)}: {error}") from error.__cause__
-
-
-def _read(file: BufferedReader) -> Any:
-    head = file.read(512)
-    file.seek(0)
+    with open(path, "rb") as file:
+        head = file.read(512)
+        file.seek(0)
+        if head.startswith(b"\x80"):  # opcode PROTO
+            return _read_legacy(file)
     if head.startswith(b"PK\3\4"):
-        return _read_zip(file)
-    if head.startswith(b"\x80"):  # opcode PROTO
-        return _read_legacy(file)
+        return _read_zip(Archive(mapped(path)))
     if head[257:262] == b"ustar":
         raise CheckpointError("a tar archive, the oldest of torch's formats, is not supported")
     raise CheckpointError(f"no format that is read here starts with the bytes {head[:8]!r}")
@@ -171,13 +156,12 @@ def _storage_id(persistent_id: Any, num_parts: int) -> tuple[np.dtype[Any], str,
     return dtype, of_type(str, parts[2]), length(parts[4]) * dtype.itemsize
 
 
-def _read_zip(file: BufferedReader) -> Any:
-    archive = _Archive(file)
+def _read_zip(archive: Archive) -> Any:
     pickles = [name for name in archive.entries if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(pickles) != 1:
-        shown = ", ".join(map(_shown, list(archive.entries)[:5]))
+        first = ", ".join(map(shown, list(archive.entries)[:5]))
         raise CheckpointError(
-            f"torch's zip archives have one entry data.pkl, and this one begins with {shown}"
+            f"torch's zip archives have one entry data.pkl, and this one begins with {first}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}constants.pkl" in archive.entries:
@@ -199,68 +183,11 @@ def _read_zip(file: BufferedReader) -> Any:
         dtype, key, num_bytes = _storage_id(persistent_id, 5)
         raw = read_storage(key, dtype.itemsize)
         if raw.size != num_bytes:
-            raise CheckpointError(f"storage {_shown(key)} has {raw.size} bytes, not {num_bytes}")
+            raise CheckpointError(f"storage {shown(key)} has {raw.size} bytes, not {num_bytes}")
         return Storage(raw, dtype)
 
     stream = BytesIO(archive.read(pickles[0]).tobytes())
     return unpickle(stream, CONSTRUCTORS, persistent_load, "data.pkl")
-
-
-class _Archive:
-    """A zip file whose entries are arrays of bytes: views of the mapped file, unless they are compressed."""
-
-    def __init__(self, file: BufferedReader):
-        self.mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        try:
-            self.zip = zipfile.ZipFile(file)
-        except _ZIP_ERRORS as error:
-            raise CheckpointError("the zip archive is damaged or cut short: it has no directory") from error
-        self.entries = {entry.filename: entry for entry in self.zip.infolist()}
-        self.contents: dict[str, np.ndarray] = {}
-        self.num_inflated = 0
-
-    def read(self, name: str) -> np.ndarray:
-        if name not in self.entries:
-            raise CheckpointError(f"the zip archive has no entry {_shown(name)}")
-        if name not in self.contents:
-            entry = self.entries[name]
-            try:
-                is_stored = entry.compress_type == zipfile.ZIP_STORED
-                self.contents[name] = self._view(entry) if is_stored else self._inflate(entry)
-            except CheckpointError:
-                raise
-            except _ZIP_ERRORS as error:
-                raise CheckpointError(f"entry {_shown(name)} of the zip archive is damaged") from error
-        return self.contents[name]
-
-    def _view(self, entry: zipfile.ZipInfo) -> np.ndarray:
-        # Before the content stands a header of 30 bytes, the name, and an extra field, by which torch aligns
-        # the content to 64 bytes.
-        header = self.mapped[entry.header_offset : entry.header_offset + 30]
-        signature, name_size, extra_size = struct.unpack("<4s22xHH", header)
-        start = entry.header_offset + 30 + name_size + extra_size
-        is_encrypted = entry.flag_bits & 1
-        if signature != b"PK\3\4" or is_encrypted or entry.compress_size != entry.file_size:
-            raise zipfile.BadZipFile
-        content = np.frombuffer(self.mapped, np.uint8, entry.file_size, start)
-        if entry.CRC not in (0, zlib.crc32(content.data)):  # 0: torch can be told to compute none
-            raise zipfile.BadZipFile
-        return content
-
-    def _inflate(self, entry: zipfile.ZipInfo) -> np.ndarray:
-        name = _shown(entry.filename)
-        if entry.compress_type != zipfile.ZIP_DEFLATED:  # of the others, one read may inflate to any size
-            raise CheckpointError(f"entry {name} of the zip archive is compressed, and not by deflate")
-        self.num_inflated += entry.file_size
-        if self.num_inflated > INFLATED_SLACK + MAX_INFLATION * len(self.mapped):
-            raise CheckpointError(f"the zip archive inflates to over {MAX_INFLATION} times its size")
-        with self.zip.open(entry) as stream:
-            content = stream.read(
-                entry.file_size
-            )  # without a size it inflates what the entry does not declare
-        if len(content) != entry.file_size:
-            raise zipfile.BadZipFile
-        return np.frombuffer(content, np.uint8)
 
 
 def _read_legacy(file: BufferedReader) -> Any:
@@ -281,16 +208,16 @@ def _read_legacy(file: BufferedReader) -> Any:
         if key not in storages:
             num_left -= num_bytes
             if num_left < 0:
-                raise CheckpointError(f"storage {_shown(key)} does not fit into the file")
+                raise CheckpointError(f"storage {shown(key)} does not fit into the file")
             storages[key] = Storage(np.empty(num_bytes, np.uint8), dtype)  # its bytes come after the pickle
         raw, view = storages[key].raw, persistent_id[5]
         if raw.size != num_bytes:
-            raise CheckpointError(f"storage {_shown(key)} has now {raw.size} bytes, now {num_bytes}")
+            raise CheckpointError(f"storage {shown(key)} has now {raw.size} bytes, now {num_bytes}")
         if view is not None:  # old torch: (key, first element, number of elements) of a part
             _, first, num_elements = of_type(tuple, view)
             end = (length(first) + length(num_elements)) * dtype.itemsize
             if end > num_bytes:
-                raise CheckpointError(f"a part of storage {_shown(key)} reaches beyond it")
+                raise CheckpointError(f"a part of storage {shown(key)} reaches beyond it")
             raw = raw[first * dtype.itemsize : end]
         return Storage(raw, dtype)
 
@@ -305,14 +232,10 @@ def _read_legacy(file: BufferedReader) -> Any:
         num_elements = int.from_bytes(file.read(8), "little")
         if num_elements * dtype.itemsize != raw.size:
             raise CheckpointError(
-                f"storage {_shown(key)} has {num_elements} elements, and another number before"
+                f"storage {shown(key)} has {num_elements} elements, and another number before"
             )
         if file.readinto(raw.data) != raw.size:
-            raise CheckpointError(f"the file ends within storage {_shown(key)}")
+            raise CheckpointError(f"the file ends within storage {shown(key)}")
         if sys.byteorder == "big":
             raw.view(f"u{dtype.itemsize}").byteswap(inplace=True)
     return tree
-
-
-def _shown(name: str) -> str:
-    return repr(name[:100])

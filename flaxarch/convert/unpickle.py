@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, BinaryIO, TypeVar, cast
 
-MAX_OPCODES = 2**22  # 10,000 tensors take half a million; one takes some microseconds and up to 200 bytes
+MAX_OPCODES = 2**20  # 10,000 tensors take half a million; one takes some microseconds and up to 200 bytes
 MAX_LINE = 2**24  # protocol 0 ends arguments by a line end, of which a file of tensors may hold none
 COPY_SLACK = 2**20  # see `_Machine.charge`
 
@@ -88,16 +88,22 @@ class _Reader:
 
     def __init__(self, stream: BinaryIO):
         self.stream = stream
-        self.tell = stream.tell
-        self.start = stream.tell()
+        self.start = self.position = stream.tell()
         self.end = stream.seek(0, 2)
         stream.seek(self.start)
 
+    def tell(self) -> int:
+        return self.position  # to ask the stream, once an opcode, takes most of the time
+
     def read(self, size: int) -> bytes:
-        return self.stream.read(min(size, self.end - self.tell()))
+        return self._passed(self.stream.read(min(size, self.end - self.position)))
 
     def readline(self) -> bytes:
-        return self.stream.readline(MAX_LINE)
+        return self._passed(self.stream.readline(MAX_LINE))
+
+    def _passed(self, content: bytes) -> bytes:
+        self.position += len(content)
+        return content
 
 
 # Opcodes that push the argument which stands behind them: the type of what they push is known.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from flaxarch.convert import CheckpointError, read_checkpoint
+from flaxarch.convert import archive as archive_module
 
 RNG = np.random.default_rng(0)
 CONV = {"kernel": RNG.normal(size=(3, 3, 3, 8)).astype(np.float32), "bias": np.ones(8, np.float32)}
@@ -101,7 +103,11 @@ def test_compressed_chunked_and_big_endian_tensors_are_read(storage, tmp_path: P
 
 def test_tensors_that_are_not_compressed_are_mapped_and_not_copied(tmp_path: Path):
     tensors = read_checkpoint(written(tmp_path, lambda file: legacy(file, KERAS2))).tensors
-    assert all(isinstance(tensor, np.memmap) for tensor in tensors.values())
+    for tensor in tensors.values():
+        owner = tensor
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        assert isinstance(owner.obj if isinstance(owner, memoryview) else owner, mmap.mmap)
 
 
 def test_numbered_variables_of_keras_3_get_their_names(tmp_path: Path):
@@ -138,6 +144,48 @@ def test_separable_and_depthwise_convolutions_keep_their_two_names(tmp_path: Pat
     assert names == {"sep/depthwise_kernel", "sep/pointwise_kernel", "dw/kernel"}
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["conv2d_95", "conv2d_96", "batch_normalization_95"], ["conv2d", "conv2d_1", "batch_normalization"]),
+        (["conv2d_1", "block1", "conv2d_2"], ["conv2d", "block1", "conv2d_1"]),
+        (["conv2d", "conv2d_1"], ["conv2d", "conv2d_1"]),
+        (["convolution2d_10", "convolution2d_9"], ["conv2d_1", "conv2d"]),
+        (["batchnormalization_1", "dense_1"], ["batch_normalization", "dense"]),
+        (["conv2d_3", "conv2d_5"], ["conv2d_3", "conv2d_5"]),
+        (["conv_1", "conv_2", "conv2d_bn"], ["conv_1", "conv_2", "conv2d_bn"]),
+    ],
+    ids=[
+        "a later network of its session",
+        "from one",
+        "from zero",
+        "Keras 1, by their numbers and not their order",
+        "other kinds",
+        "a gap is left",
+        "own names are left",
+    ],
+)
+@pytest.mark.parametrize("is_keras3", [False, True], ids=["legacy", "Keras 3"])
+def test_layers_without_a_name_are_counted_from_zero(
+    names: list[str], expected: list[str], is_keras3: bool, tmp_path: Path
+):
+    def write(file):
+        file.attrs.update({} if is_keras3 else {"layer_names": [name.encode() for name in names]})
+        for i, name in enumerate(names):
+            if is_keras3:
+                variables = file.create_group(f"layers/layer_{i}/vars")
+                variables.attrs["name"], variables["0"] = name, np.full((1, 1), i, np.float32)
+            else:
+                group = file.create_group(name)
+                group.attrs["weight_names"] = [f"{name}/kernel:0".encode()]
+                group[f"{name}/kernel:0"] = np.full((1, 1), i, np.float32)
+
+    tensors = read_checkpoint(written(tmp_path, write)).tensors
+    assert {name: int(x[0, 0]) for name, x in tensors.items()} == {
+        f"{name}/kernel": i for i, name in enumerate(expected)
+    }
+
+
 def replace_kernel(file, make) -> None:
     legacy(file, KERAS2)
     group = file["conv1/conv1"]
@@ -156,24 +204,24 @@ def replace_kernel(file, make) -> None:
             lambda group: group.__setitem__("kernel:0", h5py.SoftLink("/conv1/conv1/bias:0")),
             "is not followed",
         ),
-        (lambda group: None, "kernel:0 is missing"),
-        (lambda group: group.create_group("kernel:0"), "'conv1/kernel' is no tensor of this file"),
+        (lambda group: None, "kernel:0' is missing"),
+        (lambda group: group.create_group("kernel:0"), "'conv1/kernel': it is no tensor of this file"),
         (
             lambda group: group.create_dataset(
                 "kernel:0", (4,), np.float32, external=[("elsewhere", 0, h5py.h5f.UNLIMITED)]
             ),
-            "'conv1/kernel' is no tensor of this file",
+            "'conv1/kernel': it is no tensor of this file",
         ),
         (
             lambda group: group.create_virtual_dataset("kernel:0", h5py.VirtualLayout((4,), np.float32)),
-            "'conv1/kernel' is no tensor of this file",
+            "'conv1/kernel': it is no tensor of this file",
         ),
         (lambda group: group.create_dataset("kernel:0", data=[b"x"]), "unsupported dtype"),
         (
             lambda group: group.create_dataset(
                 "kernel:0", (1 << 20, 1 << 20), np.float32, chunks=(1 << 10, 1 << 10), compression="gzip"
             ),
-            r"would take 4,398,046,5\d\d,\d\d\d bytes, of a file of \d\d,\d\d\d: refused",
+            r"would take 4,398,046,5\d\d,\d\d\d bytes, of a file of \d\d,\d\d\d",
         ),
     ],
     ids=["external link", "soft link", "missing", "group", "external data", "virtual", "strings", "bomb"],
@@ -189,13 +237,16 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path):
     path = tmp_path / "part.h5"
     for length in range(9, len(whole), 997):
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"part\.h5: the HDF5 file cannot be read"):
+        with pytest.raises(CheckpointError, match=r"part\.h5: .*(byte \d+|cut short)"):
             read_checkpoint(path)
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path):
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(archive_module, "INFLATED_SLACK", 10**6)
     path = tmp_path / "model.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(10_000_000))
-    with pytest.raises(CheckpointError, match="would unpack to 10,000,000 bytes: refused"):
+    with pytest.raises(
+        CheckpointError, match=r"model.weights.h5.*inflates to over 16 times its size, here to 10,000,000"
+    ):
         read_checkpoint(path)

@@ -238,8 +238,8 @@ def test_an_index_brings_the_tensors_of_all_its_files(tmp_path):
     [
         (SHARDS | {"c": SHARDS["a"]}, "'c' is not in model-00001-of-00002.safetensors"),
         (SHARDS | {"b": "../b.safetensors"}, "is no name of a file beside it"),
-        (SHARDS | {"b": "absent.safetensors"}, "absent.safetensors is missing"),
-        ({"b": 3}, "is no index of safetensors files"),
+        (SHARDS | {"b": "absent.safetensors"}, "absent.safetensors' is missing"),
+        ({"b": 3}, "tensor 'b' is placed in a int, no file"),
         ({}, "is no index of safetensors files"),
     ],
 )
