@@ -23,6 +23,22 @@ def mapped(path: str | os.PathLike[str]) -> np.ndarray:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
+def let_go(array: np.ndarray) -> None:
+    """Tell the system that it need not keep the pages of a mapped file which this part of it was read from.
+
+    They are read again where they are used again. Nothing happens to other arrays.
+    """
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    file = owner.base.obj if isinstance(owner.base, memoryview) else owner.base
+    if not (isinstance(file, mmap.mmap) and array.flags.c_contiguous and hasattr(mmap, "MADV_DONTNEED")):
+        return
+    start = array.ctypes.data - owner.ctypes.data
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    file.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
+
+
 def parse_json(content: np.ndarray, start: int = 0) -> Any:
     """Parses bytes that stand at `start` of what the error then speaks of; no key may come twice."""
     if content.size > MAX_JSON:

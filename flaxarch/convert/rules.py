@@ -123,9 +123,13 @@ class Slot(NamedTuple):
     def _ordered_shape(self) -> tuple[int, ...]:
         return tuple(self.shape[axis] for axis in self.axes)
 
+    def in_source_order(self, tensor: np.ndarray) -> np.ndarray:
+        """The source's tensor with our axes, one for each, in the source's order: a view."""
+        return tensor.reshape(self._ordered_shape)
+
     def from_source(self, tensor: np.ndarray) -> np.ndarray:
         """The source's tensor with its axes in our order; a view."""
-        return tensor.reshape(self._ordered_shape).transpose(np.argsort(self.axes))
+        return self.in_source_order(tensor).transpose(np.argsort(self.axes))
 
     def to_source(self, leaf: Any) -> np.ndarray:
         """Our leaf as the source holds it: a contiguous copy, which may be written to."""

@@ -1,15 +1,17 @@
 """The one strict loader: every tensor used once, every leaf filled once, every shape equal; or one error."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from flaxarch.convert.bounds import plain
+from flaxarch.convert.bounds import let_go, plain
 from flaxarch.convert.rules import Rules, Slot, slots
 from flaxarch.convert.unpickle import CheckpointError
 
+_BLOCK = 2**24  # bytes
 _MOST_NAMED = 20  # of each kind of offender; the error says how many more there are
 _MOST_CHARACTERS = 1600  # of all names of offenders: those of a damaged file can be of any length
 
@@ -47,8 +49,24 @@ def fill(shapes: Any, tensors: Mapping[str, np.ndarray], rules: Rules, *, what: 
 
 
 def _leaf(tensor: np.ndarray, slot: Slot) -> jax.Array:
-    wide = tensor.dtype if tensor.dtype in (np.float32, np.float64) else np.float32
-    return jax.numpy.asarray(slot.from_source(tensor), dtype=jax.dtypes.canonicalize_dtype(wide))
+    """The leaf of a slot, block by block, so that a mapped file and the model are not in memory together."""
+    wide = tensor.dtype if tensor.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+    leaf = _aligned_empty(slot.shape, np.dtype(jax.dtypes.canonicalize_dtype(wide)))
+    source, target = np.atleast_1d(slot.in_source_order(tensor)), np.atleast_1d(leaf.transpose(slot.axes))
+    num_rows = max(1, _BLOCK * len(source) // max(1, source.nbytes))
+    for start in range(0, len(source), num_rows):
+        block = source[start : start + num_rows]
+        target[start : start + num_rows] = block
+        let_go(block)
+    return jax.device_put(leaf)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array at an address that JAX takes over without a copy, on CPU."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(num_bytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def _found(offenders: dict[str, list[str]]) -> str:
