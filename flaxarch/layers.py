@@ -222,9 +222,9 @@ def block_gates(
     """One gate per residual block, shaped to multiply its branch (N, H, W, C); None is a gate of one.
 
     Args:
-      network: has the field `survival_prob`, the chance that the last block is kept in training; 1 for no
-        stochastic depth. One draw per block and batch, from the PRNG stream "gates"; in evaluation a block's
-        gate is its chance to be kept (Huang et al. 2016, Sec. 3).
+      network: has the field `survival_prob`, the chance that the last block is kept in training, which may
+        be traced; 1 for no stochastic depth. One draw per block and batch, from the PRNG stream "gates"; in
+        evaluation a block's gate is its chance to be kept (Huang et al. 2016, Sec. 3).
       gates: given by the caller, (num_blocks,) or (num_blocks, N); they replace stochastic depth.
       num_blocks: number of residual blocks in the network.
       train: whether the network trains.
@@ -236,7 +236,7 @@ def block_gates(
                 f"gates of shape {gates.shape} do not fit this network of {num_blocks} residual blocks: "
                 f"give ({num_blocks},), or ({num_blocks}, N) for one gate per block and image"
             )
-    elif network.survival_prob == 1 or network.is_initializing():
+    elif network.is_initializing() or _is_one(network.survival_prob):
         return [None] * num_blocks
     else:
         gates = linear_survival_probs(num_blocks, network.survival_prob)
@@ -244,6 +244,11 @@ def block_gates(
             gates = jax.random.bernoulli(network.make_rng("gates"), gates)
         gates = gates.astype(network.dtype)
     return list(gates.reshape(num_blocks, -1, 1, 1, 1))
+
+
+def _is_one(prob: float | jax.Array) -> bool:
+    """Whether the chance is 1 for certain, which no traced one is."""
+    return not isinstance(prob, jax.Array) and prob == 1
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: float, beta: float, k: float) -> jax.Array:

@@ -93,6 +93,15 @@ def test_saved_file_names_its_classes_and_tells_where_it_comes_from(resnet20, tm
         assert json.loads(file.metadata()["provenance"]) == {"source": "a test"}
 
 
+def test_saved_file_keeps_preprocessing_of_its_own_and_may_be_read_by_others(resnet20, tmp_path: Path):
+    flaxarch.save(tmp_path / "x.safetensors", *resnet20, preprocessing={"mean": (0.5, 0.5, 0.5)})
+    found = recognise(tmp_path / "x.safetensors").preprocessing
+    assert found is not None
+    assert (found["mean"], found["std"]) == ([0.5, 0.5, 0.5], [0.229, 0.224, 0.225])
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_names_of_classes_are_as_many_as_the_classes(resnet20, tmp_path: Path):
     with pytest.raises(ValueError, match="there are 2 names for 10 classes"):
         flaxarch.save(tmp_path / "x.safetensors", *resnet20, classes=["cat", "dog"])
@@ -280,9 +289,7 @@ def test_name_chooses_between_two_functions_of_the_same_tensors(tmp_path: Path):
     model = flaxarch.create("mobilenet_v3_small_keras")  # timm has it as tf_mobilenetv3_small_100
     variables = random_variables(model)
     path = write(tmp_path / "x.safetensors", flaxarch.to_torch(model, variables, "timm"))
-    with pytest.raises(
-        CheckpointError, match="rows, mobilenet_v3_small_timm, mobilenet_v3_small_keras:"
-    ):
+    with pytest.raises(CheckpointError, match="rows, mobilenet_v3_small_timm, mobilenet_v3_small_keras:"):
         flaxarch.load(path)
     chex.assert_trees_all_equal(flaxarch.load(path, "mobilenet_v3_small_keras"), (model, variables))
 

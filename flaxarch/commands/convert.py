@@ -63,7 +63,7 @@ class Convert(Command):
         if self.classes is not None:
             names = read_classes(self.classes, model.num_classes)
         if self._is_own:
-            flaxarch.save(self.output, model, variables, names, self._provenance(found))
+            flaxarch.save(self.output, model, variables, names, self._provenance(found), found.preprocessing)
             what = "flaxarch's own format"
         else:
             flaxarch.convert.write_torch(self.output, flaxarch.to_torch(model, variables, self.library))

@@ -34,7 +34,7 @@ class Recognised(NamedTuple):
     rules: Rules
     in_channels: int
     classes: tuple[str, ...] | None = None  # their names, where the file tells
-    preprocessing: dict[str, Any] | None = None  # fields of a row, where the file tells
+    preprocessing: dict[str, Any] | None = None  # fields of a row, where the file or its source tells
 
     def __str__(self) -> str:
         return f"{self.name} with {self.source}'s names, {self.model.num_classes} classes"
@@ -61,7 +61,7 @@ def recognise_checkpoint(checkpoint: Checkpoint, what: str, name: str | None) ->
         in_channels = _in_channels(checkpoint, name, source)
     model = _with_head_of(checkpoint, name, source)
     rules = source.rules_of(model)
-    return Recognised(name, rules.source, model, rules, in_channels)
+    return Recognised(name, rules.source, model, rules, in_channels, preprocessing=source.preprocessing)
 
 
 def shapes_of(model: Network, channels: int | None = None) -> dict[str, Any]:
@@ -153,6 +153,7 @@ def _only_fit(checkpoint: Checkpoint, what: str) -> tuple[str, Source]:
 def _best_source(checkpoint: Checkpoint, what: str, name: str) -> Source:
     model = registry.create(name)
     sources = [source for source in SOURCES if source.family is type(model)]
+    sources = [source for source in sources if name in source.rows or not source.only_rows]
     if not sources:
         raise CheckpointError(f"there are no rules to read {name} from {what}")
     shapes = shapes_of(model)

@@ -1,6 +1,7 @@
 """Which rules read which family, and which rows a source has released."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from flaxarch.convert import keras, pytorchcv, pytorchcv_inception, segmentation, timm, torchvision
@@ -31,6 +32,7 @@ from flaxarch.models import (
     wide_resnet,
     xception,
 )
+from flaxarch.variant import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Source(NamedTuple):
@@ -43,6 +45,8 @@ class Source(NamedTuple):
     rules: Rules | Callable[[Any], Rules]
     family: type[Network]
     rows: tuple[str, ...] = ()
+    only_rows: bool = False  # other networks there have the same names, and are not those of the family
+    preprocessing: dict[str, Any] | None = None  # fields of a row in which the source differs from the rows
 
     def rules_of(self, model: Network) -> Rules:
         """The table for one model of the family."""
@@ -52,6 +56,10 @@ class Source(NamedTuple):
 def _of(family_rows: dict, source: str) -> tuple[str, ...]:
     return tuple(name for name, row in family_rows.items() if row.source.startswith(source))
 
+
+# pytorchcv's networks, all of ImageNet's with one normalisation of the pixels.
+_CV = partial(Source, only_rows=True)
+_CV_IMAGENET = partial(_CV, preprocessing={"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
 
 SOURCES = (
     Source(
@@ -120,7 +128,7 @@ SOURCES = (
         (*_of(mobilenet_v3.VARIANTS, "timm"), *_of(mobilenet_v3.VARIANTS, "Keras")),
     ),
     Source(mobilenet_rules.KERAS_V3, mobilenet_v3.MobileNetV3, _of(mobilenet_v3.VARIANTS, "Keras")),
-    Source(
+    _CV_IMAGENET(
         pytorchcv.RESNET,
         resnet.ResNet,
         (
@@ -132,7 +140,7 @@ SOURCES = (
             *("seresnext50_32x4d", "seresnext101_32x4d"),
         ),
     ),
-    Source(
+    _CV(
         pytorchcv.CIFAR_RESNET,
         resnet.ResNet,
         (
@@ -141,28 +149,30 @@ SOURCES = (
             *("seresnet20_b", "seresnet56_b", "seresnet110_b"),
         ),
     ),
-    Source(pytorchcv.SENET154, resnet.ResNet, ("senet154",)),
-    Source(pytorchcv.PREACT_RESNET, preact_resnet.PreActResNet, _of(preact_resnet.VARIANTS, "pytorchcv")),
-    Source(pytorchcv.PREACT_RESNET, wide_resnet.WideResNet, ("wrn_16_10", "wrn_28_10", "wrn_40_8")),
-    Source(pytorchcv.DENSENET, densenet.DenseNet, _of(densenet.VARIANTS, "torchvision")),
-    Source(
+    _CV_IMAGENET(pytorchcv.SENET154, resnet.ResNet, ("senet154",)),
+    _CV(pytorchcv.PREACT_RESNET, preact_resnet.PreActResNet, _of(preact_resnet.VARIANTS, "pytorchcv")),
+    _CV(pytorchcv.PREACT_RESNET, wide_resnet.WideResNet, ("wrn_16_10", "wrn_28_10", "wrn_40_8")),
+    _CV_IMAGENET(pytorchcv.DENSENET, densenet.DenseNet, _of(densenet.VARIANTS, "torchvision")),
+    _CV(
         pytorchcv.CIFAR_DENSENET,
         densenet.DenseNet,
         tuple(name for name in densenet.VARIANTS if name.startswith("densenet_bc")),
     ),
-    Source(pytorchcv.DPN, dpn.DPN, ("dpn68", "dpn98", "dpn131", "dpn107")),
-    Source(pytorchcv.ALEXNET, alexnet.AlexNet, ("alexnet",)),
-    Source(pytorchcv.vgg, vgg.VGG, _of(vgg.VARIANTS, "torchvision")),
-    Source(pytorchcv.squeezenet, squeezenet.SqueezeNet, tuple(squeezenet.VARIANTS)),
-    Source(pytorchcv.NIN, nin.NiN, ("nin_cifar10_pytorchcv",)),
-    Source(
+    _CV_IMAGENET(pytorchcv.DPN, dpn.DPN, ("dpn68", "dpn98", "dpn131", "dpn107")),
+    _CV_IMAGENET(pytorchcv.ALEXNET, alexnet.AlexNet, ("alexnet",)),
+    _CV_IMAGENET(pytorchcv.vgg, vgg.VGG, _of(vgg.VARIANTS, "torchvision")),
+    _CV_IMAGENET(pytorchcv.squeezenet, squeezenet.SqueezeNet, tuple(squeezenet.VARIANTS)),
+    _CV(pytorchcv.NIN, nin.NiN, ("nin_cifar10_pytorchcv",)),
+    _CV_IMAGENET(
         pytorchcv.MOBILENET,
         mobilenet.MobileNet,
         _of(mobilenet.VARIANTS, "Howard"),
     ),
-    Source(pytorchcv.XCEPTION, xception.Xception, ("xception",)),
-    Source(pytorchcv_inception.BN_INCEPTION, bn_inception.BNInception, ("bn_inception",)),
-    Source(pytorchcv_inception.INCEPTION_V3, inception_v3.InceptionV3, ("inception_v3_no_aux",)),
-    Source(pytorchcv_inception.INCEPTION_V4, inception_v4.InceptionV4, ("inception_v4",)),
-    Source(pytorchcv_inception.INCEPTION_RESNET, inception_resnet.InceptionResNet, ("inception_resnet_v2",)),
+    _CV_IMAGENET(pytorchcv.XCEPTION, xception.Xception, ("xception",)),
+    _CV_IMAGENET(pytorchcv_inception.BN_INCEPTION, bn_inception.BNInception, ("bn_inception",)),
+    _CV_IMAGENET(pytorchcv_inception.INCEPTION_V3, inception_v3.InceptionV3, ("inception_v3_no_aux",)),
+    _CV_IMAGENET(pytorchcv_inception.INCEPTION_V4, inception_v4.InceptionV4, ("inception_v4",)),
+    _CV_IMAGENET(
+        pytorchcv_inception.INCEPTION_RESNET, inception_resnet.InceptionResNet, ("inception_resnet_v2",)
+    ),
 )

@@ -103,24 +103,26 @@ def save(
     variables: dict[str, Any],
     classes: Sequence[str] | None = None,
     provenance: Mapping[str, str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a `.safetensors` file from which `load` makes the same model with the same variables.
 
-    Its metadata holds the row's name, the fields that differ from it, the row's preprocessing, and, where
-    they are given, the names of the classes and the provenance: where the weights come from, in free words.
-    The file appears whole or not at all.
+    Its metadata holds the row's name, the fields that differ from it, the row's preprocessing, in which
+    `preprocessing` stands for other values of its fields, and, where they are given, the names of the classes
+    and the provenance: where the weights come from, in free words. The file appears whole or not at all.
     """
     name, fields = registry.describe(model)
     row = registry.published(name)
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"there are {len(classes)} names for {model.num_classes} classes")
     of_pictures = ("input_shape", "resize", "interpolation", "mean", "std", "channels")
+    pixels = {key: getattr(row, key) for key in of_pictures} | dict(preprocessing or {})
     metadata = {
         "format": "flaxarch",
         "name": name,
         "fields": json.dumps(fields),
         "in_channels": str(_channels(model, variables)),
-        "preprocessing": json.dumps({key: getattr(row, key) for key in of_pictures}),
+        "preprocessing": json.dumps(pixels),
     }
     if classes is not None:
         metadata["classes"] = json.dumps(list(classes))
@@ -129,9 +131,16 @@ def save(
     part = Path(path).with_name(Path(path).name + ".part")
     try:
         safetensors.numpy.save_file(_export(model, variables, OWN), part, metadata)
+        part.chmod(0o666 & ~_umask())  # the library leaves it to its owner alone
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def to_torch(model: Network, variables: dict[str, Any], source: str | None = None) -> dict[str, np.ndarray]:

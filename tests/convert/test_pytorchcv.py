@@ -179,3 +179,15 @@ def test_recorded_shapes_of_the_refused_densenet_are_pytorchcvs():
     sizes = [np.prod(shape) for name, shape in densenet40_k12().items() if "running" not in name]
     assert sum(sizes) == 599_050
     assert "densenet40_k12_cifar10" in NOT_OURS
+
+
+def test_network_of_the_same_names_is_not_read_as_one_of_ours(tmp_path: Path):
+    path = write(tmp_path / "x.safetensors", names_of("nin_cifar10_pytorchcv"))
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        flaxarch.load(path, "nin_cifar10")
+
+
+def test_pixels_are_imagenets_whatever_the_row_says(tmp_path: Path):
+    found = recognise(write(tmp_path / "x.safetensors", names_of("xception")))
+    assert flaxarch.published("xception").mean == (0.5, 0.5, 0.5)
+    assert found.preprocessing == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
