@@ -89,6 +89,16 @@ class Config:
     """Erase with random pixels, as the paper's best, and not with the mean colour."""
     skip_unreadable: bool = False
     """Leave out images that do not decode, and say how many, instead of stopping."""
+    validation_share: float = 0.0
+    """Share of each class's training images that is held back for the evaluations during the run and for
+    best/; the test images, if there are any, are then met once, at the end. 0: evaluations are on these."""
+    train_share: float = 1.0
+    """Share of each class's training images, less those for validation, that is trained on."""
+    balanced_classes: bool = False
+    """Draw as many images of each class, with replacement, however many of it there are."""
+    repeated_augmentation: int = 1
+    """Copies of each of its images in a batch, each augmented anew (Hoffer et al. 2020); an epoch keeps its
+    number of updates, and so meets fewer images."""
     workers: int = 0
     """Processes that load and augment; 0: threads of this one. Changes no batch."""
 
@@ -167,7 +177,7 @@ class Config:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, in training."""
     mixup_alpha: float = 0.0
-    """Mix pairs of images, and their labels, with a share drawn from Beta(alpha, alpha) per batch; 0: never."""
+    """Mix pairs of images, and their labels, by a share from Beta(alpha, alpha) for each batch; 0: never."""
     cutmix_alpha: float = 0.0
     """Paste a part of another image, with a share of the area drawn likewise; 0: never."""
     mix_probability: float = 1.0
@@ -246,6 +256,9 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "lighting_std": (0, (math.inf,)),
     "cutout_size": (0, math.inf),
     "erase_probability": (0, 1),
+    "validation_share": (0, (1,)),
+    "train_share": ((0,), 1),
+    "repeated_augmentation": (1, math.inf),
     "workers": (0, math.inf),
     "epochs": (1, math.inf),
     "steps": (1, math.inf),
@@ -322,6 +335,11 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"batch_size {config.batch_size} does not fall into {config.accumulate} equal parts; "
             "accumulate has to divide it"
+        )
+    if config.batch_size % config.repeated_augmentation:
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not hold {config.repeated_augmentation} copies of each "
+            "image; repeated_augmentation has to divide it"
         )
     if config.schedule == "one_cycle" and config.warmup_epochs:
         raise ConfigError("schedule one_cycle has a warm-up of its own; warmup_epochs has to be 0 with it")

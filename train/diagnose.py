@@ -8,11 +8,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from train.losses import cross_entropy_sum
+from train.mix import Mix, mix_batch
 from train.step import Batch, TrainState, step_keys
 
 
 def first_nonfinite(
-    model: nn.Module, state: TrainState, batch: Batch, normalise: Callable[[Any], jax.Array], seed: int
+    model: nn.Module,
+    state: TrainState,
+    batch: Batch,
+    normalise: Callable[[Any], jax.Array],
+    seed: int,
+    mix: Mix | None = None,
 ) -> str:
     """What is not finite in the step that follows `state`, in words: "the output of layer2_0/conv1".
 
@@ -22,7 +28,9 @@ def first_nonfinite(
     for what, tree in (("the parameter", state.params), ("the batch statistics", state.batch_stats)):
         if (path := _first(tree)) is not None:
             return f"{what} {path}"
-    gates_key, dropout_key = step_keys(seed, state.step)
+    gates_key, dropout_key, mix_key = step_keys(seed, state.step)
+    if mix is not None:
+        batch = mix_batch(mix, batch, mix_key)
     names: list[str] = []
 
     def loss_and_outputs(params: Any) -> tuple[jax.Array, list[jax.Array]]:

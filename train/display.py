@@ -50,11 +50,11 @@ class Display:
         self._bar.update(self._task, measured=self._train)
 
     def eval_row(self, row: Row) -> None:
-        """Shows test metrics."""
-        epoch = self._epoch(row["step"])
+        """Shows test or validation metrics."""
+        epoch, of = self._epoch(row["step"]), row.get("of", "test")
         self._console.print(
             f"epoch {epoch}/{self._epochs}  step {row['step']}  {self._train}  "
-            f"test loss {row['loss']:.4f}  test accuracy {100 * row['accuracy']:.2f} %"
+            f"{of} loss {row['loss']:.4f}  {of} accuracy {100 * row['accuracy']:.2f} %"
             + (f"  averaged {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""),
             highlight=False,
             soft_wrap=True,

@@ -5,36 +5,26 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import linen as nn
 from rich.console import Console
 
-import flaxarch
-from train.augment import AUGMENTATIONS
+from train.build import Run, build
 from train.checkpoint import Checkpoints, Snapshot
-from train.config import Config, ConfigError, validate
-from train.data import Dataset, eval_batches, open_dataset, train_batches
+from train.config import Config
+from train.data import DataError, Dataset, Source, eval_batches, train_batches
 from train.diagnose import first_nonfinite
 from train.display import Display
+from train.examples import in_words, left_out, measured_by, sampling
 from train.guard import Stop, Stopped, sole_run
 from train.metrics import MetricsFile, Row, Stopwatch, Trace, step_flops, utilisation
-from train.optim import make_optimizer
-from train.parallel import Partitioner, check_batch_size, make_partitioner
-from train.schedules import make_schedule
-from train.start import make_start
 from train.step import (
     EVAL_METRICS,
     TRAIN_METRICS,
     Metrics,
     TrainState,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    normalise,
 )
 from train.workdir import claim_workdir
 
@@ -51,27 +41,11 @@ class NonFiniteError(TrainingError):
         self.step = step
 
 
-class Run(NamedTuple):
-    """What a configuration stands for; nothing of it changes while the run goes on."""
-
-    data: Dataset
-    model: nn.Module
-    normalise: Callable[[Any], jax.Array]
-    partitioner: Partitioner
-    schedule: optax.Schedule
-    new_state: Callable[[], TrainState]
-    pure_step: Any
-    train_step: Any  # compiled by the partitioner, as is eval_step
-    eval_step: Any
-    steps_per_epoch: int
-    total_steps: int
-    remarks: tuple[str, ...]  # on the weights that it starts from
-
-
-def train(config: Config, console: Console | None = None) -> float:
+def train(config: Config, console: Console | None = None, data: Dataset | None = None) -> float:
     """Trains as `config` says, or continues the run in its folder; returns the final test accuracy in [0, 1].
 
-    Where there is a moving average, the accuracy is its.
+    Where there is a moving average, the accuracy is its; without test images it is that of validation.
+    `data`, as train.data.from_sequence makes it, is trained on in place of what `config.data` names.
 
     Raises:
         ConfigError: the configuration does not fit itself, the devices, the data, the network or the folder.
@@ -80,7 +54,7 @@ def train(config: Config, console: Console | None = None) -> float:
         Stopped: SIGTERM ended the run after a step; it is saved.
         CheckpointError: the run has checkpoints, and none can be read.
     """
-    run = build(config)
+    run = build(config, data)
     main = jax.process_index() == 0
     claim_workdir(config, write=main)
     console = console or Console(quiet=not main)
@@ -94,7 +68,7 @@ def train(config: Config, console: Console | None = None) -> float:
         start = int(snapshot.state.step)
         say(_headline(config, run, start))
         if start >= run.total_steps:
-            return _report(config, snapshot, say)
+            return _report(config, run, snapshot, say)
         metrics_file = config.run_dir / "metrics.jsonl"
         events = config.run_dir / "tensorboard" if config.tensorboard else None
         rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start, events)))
@@ -108,7 +82,9 @@ def train(config: Config, console: Console | None = None) -> float:
                 f"{error}{where}; the run's checkpoints are of steps before, "
                 "and a lower learning_rate may help (in another workdir)"
             ) from error
-    return _report(config, snapshot, say)
+        except DataError as error:
+            raise TrainingError(f"{error}; the same command continues this run") from error
+    return _report(config, run, snapshot, say)
 
 
 def _run_steps(
@@ -127,11 +103,26 @@ def _run_steps(
     began = time.perf_counter() - earlier_seconds
     first_traced = start + 10
     trace = Trace(config.run_dir / "profile", range(first_traced, first_traced + config.profile))
+    saved, (evaluated_on, evaluation_source) = start, measured_by(run.data)
+
+    def save(step: int) -> Snapshot:
+        _to_host(sums, step, config.skip_nonfinite - skipped)  # a state that is not finite is not kept
+        rows.sync()
+        seconds = time.perf_counter() - began
+        snapshot = Snapshot(state, sums, accuracy, best_accuracy, seconds, skipped)
+        checkpoints.save(snapshot)
+        return snapshot
+
     with closing(trace), closing(_train_batches(config, run, start)) as batches:
         for step in range(start + 1, run.total_steps + 1):
-            batch = next(batches)
+            try:
+                batch = stopwatch.next_of(batches)
+            except DataError:  # a file has vanished, say
+                if saved < step - 1 and jax.process_count() == 1:  # of several, others wait for this one
+                    save(step - 1)
+                raise
             if step == start + 1 and rows.is_open:
-                flops = step_flops(run.pure_step, state, batch)
+                flops = step_flops(run.pure_step, state, batch, run.teacher)
             trace.before(step)
             state, metrics = run.train_step(state, run.partitioner.shard_batch(batch))
             sums = _add(sums, metrics)
@@ -159,29 +150,25 @@ def _run_steps(
                 sums = _zeros(run, TRAIN_METRICS)
 
             if step == run.total_steps or step % (config.eval_every * run.steps_per_epoch) == 0:
-                measured = _evaluate(config, run, state.params, state.batch_stats, step)
-                row = _row("eval", step, run, measured, time.perf_counter() - began)
-                accuracy = row["accuracy"]
-                if state.ema is not None:
-                    measured = _evaluate(config, run, **state.ema, step=step)
-                    row["ema_loss"] = measured["loss"] / measured["count"]
-                    row["ema_accuracy"] = accuracy = measured["correct"] / measured["count"]
+                row = _evaluate("eval", evaluation_source, config, run, state, time.perf_counter() - began)
+                if evaluated_on != "test":
+                    row["of"] = evaluated_on
+                accuracy = row.get("ema_accuracy", row["accuracy"])
                 rows.write(row)
                 display.eval_row(row)
                 if accuracy > best_accuracy:
                     best_accuracy = accuracy
                     checkpoints.save_best(state, accuracy)
+            if step == run.total_steps and evaluated_on != "test" and len(run.data.test):
+                row = _evaluate("test", run.data.test, config, run, state, time.perf_counter() - began)
+                accuracy = row.get("ema_accuracy", row["accuracy"])
+                rows.write(row)
+                display.eval_row(row)
 
             is_last = stop.after(step)
             save_every = config.save_every or run.steps_per_epoch
             if is_last or step == run.total_steps or step % save_every == 0:
-                _to_host(
-                    sums, step, config.skip_nonfinite - skipped
-                )  # a state that is not finite is not kept
-                rows.sync()
-                seconds = time.perf_counter() - began
-                snapshot = Snapshot(state, sums, accuracy, best_accuracy, seconds, skipped)
-                checkpoints.save(snapshot)
+                snapshot, saved = save(step), step
             if is_last and step < run.total_steps:
                 raise Stopped(f"stopped after step {step} of {run.total_steps}")
             stopwatch.start()
@@ -200,68 +187,7 @@ def _first_nonfinite(
             state, _ = run.train_step(state, run.partitioner.shard_batch(next(batches)))
         batch = next(batches)
     state = jax.device_get(state)
-    return f", first in {first_nonfinite(run.model, state, batch, run.normalise, config.seed)}"
-
-
-def build(config: Config) -> Run:
-    """Everything that a run needs, checked for fitting together. Writes nothing."""
-    validate(config)
-    partitioner = make_partitioner(config)
-    check_batch_size(config.batch_size, partitioner.num_devices, config.accumulate)
-    data = open_dataset(
-        config.data, config.data_dir, image_size=config.image_size, skip_unreadable=config.skip_unreadable
-    )
-    if config.batch_size > len(data.train):
-        raise ConfigError(
-            f"batch_size {config.batch_size} is above the {len(data.train)} training images; "
-            "an update takes a full batch"
-        )
-    steps_per_epoch = len(data.train) // config.batch_size  # the rest of an epoch is left out
-    total_steps = config.steps or config.epochs * steps_per_epoch
-
-    schedule = make_schedule(config, steps_per_epoch, total_steps)
-    image_shape = data.train.image_shape
-    try:
-        start = make_start(config, data)
-        tx = make_optimizer(config, schedule, start.labels, start.scales)
-        average = config.ema_decay is not None
-        new_state = partial(init_state, start.model, tx, config.seed, image_shape, average=average)
-        new_state = jax.jit(new_state)
-        new_state = partial(new_state, start.variables)
-        jax.eval_shape(new_state)
-        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        jax.eval_shape(flaxarch.functional(start.model).init, jax.random.key(0), images)
-    except ValueError as error:  # flaxarch's: no such network, images that it cannot take
-        raise ConfigError(str(error)) from error
-    normalisation: Any = {"mean": start.mean, "std": start.std, "channels": start.channels}
-    train_step = make_train_step(
-        start.model,
-        tx,
-        seed=config.seed,
-        **normalisation,
-        labels=start.labels,
-        label_smoothing=config.label_smoothing,
-        batch_norm_devices=config.batch_norm_devices,
-        accumulate=config.accumulate,
-        sam_radius=config.sam_radius,
-        ema_decay=config.ema_decay,
-        remat=config.remat,
-        skip_nonfinite=config.skip_nonfinite > 0,
-    )
-    return Run(
-        data,
-        start.model,
-        partial(normalise, **normalisation),
-        partitioner,
-        schedule,
-        new_state,
-        train_step,
-        partitioner.compile_train(train_step),
-        partitioner.compile_eval(make_eval_step(start.model, **normalisation)),
-        steps_per_epoch,
-        total_steps,
-        start.remarks,
-    )
+    return f", first in {first_nonfinite(run.model, state, batch, run.normalise, config.seed, run.mix)}"
 
 
 def _restore(run: Run, checkpoints: Checkpoints, say: Callable[[str], None]) -> Snapshot:
@@ -282,7 +208,8 @@ def _train_batches(config: Config, run: Run, start_step: int) -> Any:
         run.data.train,
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=AUGMENTATIONS[config.augment],
+        augment=run.augmenter,
+        sampling=sampling(config),
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -290,19 +217,31 @@ def _train_batches(config: Config, run: Run, start_step: int) -> Any:
     )
 
 
-def _evaluate(config: Config, run: Run, params: Any, batch_stats: Any, step: int) -> dict[str, float]:
-    """EVAL_METRICS over all test images, each counted once."""
+def _evaluate(kind: str, source: Source, config: Config, run: Run, state: TrainState, seconds: float) -> Row:
+    """A row on all examples of `source`, for the parameters and for their moving average if there is one."""
+    step = int(state.step)
+    row = _row(kind, step, run, _measure(source, config, run, state.params, state.batch_stats, step), seconds)
+    if state.ema is not None:
+        measured = _measure(source, config, run, **state.ema, step=step)
+        row["ema_loss"] = measured["loss"] / measured["count"]
+        row["ema_accuracy"] = measured["correct"] / measured["count"]
+    return row
+
+
+def _measure(
+    source: Source, config: Config, run: Run, params: Any, batch_stats: Any, step: int
+) -> dict[str, float]:
+    """EVAL_METRICS over all examples of `source`, each counted once."""
     sums = _zeros(run, EVAL_METRICS)
     batches = eval_batches(
-        run.data.test,
+        source,
         batch_size=config.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with closing(batches):
         for batch in batches:
-            images = run.partitioner.shard_batch(batch)
-            sums = _add(sums, run.eval_step(params, batch_stats, images))
+            sums = _add(sums, run.eval_step(params, batch_stats, run.partitioner.shard_batch(batch)))
     return _to_host(sums, step)
 
 
@@ -343,15 +282,11 @@ def _row(kind: str, step: int, run: Run, measured: dict[str, float], seconds: fl
 
 
 def _headline(config: Config, run: Run, start: int) -> str:
-    train, test = run.data.train, run.data.test
-    left_out = [*train.unreadable, *test.unreadable]
     lines = [
-        f"{config.model} on {config.data}: {len(train)} training and {len(test)} test images, "
-        f"{train.num_classes} classes, {run.partitioner.num_devices} {jax.default_backend()} device(s)"
+        f"{config.model} on {config.data}: {in_words(run.data)}, {run.data.train.num_classes} classes, "
+        f"{run.partitioner.num_devices} {jax.default_backend()} device(s)",
+        *left_out(run.data),
     ]
-    if left_out:
-        names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        lines.append(f"left out, for they cannot be read: {len(left_out)} image(s): {names}")
     lines += run.remarks if not start else ()
     if start >= run.total_steps:
         lines.append(f"this run is finished: {start} of {run.total_steps} steps are done")
@@ -360,8 +295,10 @@ def _headline(config: Config, run: Run, start: int) -> str:
     return "\n".join(lines)
 
 
-def _report(config: Config, snapshot: Snapshot, say: Callable[[str], None]) -> float:
-    say(f"test accuracy {100 * snapshot.accuracy:.2f} %, best {100 * snapshot.best_accuracy:.2f} %")
+def _report(config: Config, run: Run, snapshot: Snapshot, say: Callable[[str], None]) -> float:
+    during = measured_by(run.data)[0]
+    end, best = ("test", f" {during} accuracy") if len(run.data.test) and during != "test" else (during, "")
+    say(f"{end} accuracy {100 * snapshot.accuracy:.2f} %, best{best} {100 * snapshot.best_accuracy:.2f} %")
     say(f"checkpoints   {config.run_dir / 'last'} and {config.run_dir / 'best'}")
     say(f"metrics       {config.run_dir / 'metrics.jsonl'}")
     return snapshot.accuracy

@@ -31,9 +31,7 @@ def make_loss(config: Config) -> Loss:
     """The loss of the labels that the configuration asks for, in training."""
     smoothing = config.label_smoothing
     if config.loss == "bce":
-        return partial(
-            binary_cross_entropy_sum, label_smoothing=smoothing, threshold=config.bce_threshold
-        )
+        return partial(binary_cross_entropy_sum, label_smoothing=smoothing, threshold=config.bce_threshold)
     return partial(cross_entropy_sum, label_smoothing=smoothing)
 
 

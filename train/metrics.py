@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,16 @@ class Stopwatch:
         self._batch_size = batch_size
         self._steps = 0
         self._seconds = 0.0
+        self._waited = 0.0
         self._started: float | None = None
+
+    def next_of(self, batches: Iterator[Any]) -> Any:
+        """The next batch; the time from asking for it to having it counts as waiting for input."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        if self._started is not None:
+            self._waited += time.perf_counter() - asked
+        return batch
 
     def start(self) -> None:
         """Steps that follow are timed."""
@@ -99,13 +109,17 @@ class Stopwatch:
             self._started = None
 
     def lap(self) -> dict[str, float | None]:
-        """Of the time since the last lap: images a second, to one decimal, and seconds a step, or None."""
-        rate = seconds = None
+        """Since the last lap: images a second, seconds a step, share of the time spent waiting for input.
+
+        None without a timed step.
+        """
+        rate = seconds = wait = None
         if self._steps:
             rate = round(self._steps * self._batch_size / self._seconds, 1)
             seconds = round(self._seconds / self._steps, 6)
-        self._steps, self._seconds = 0, 0.0
-        return {"images_per_second": rate, "step_seconds": seconds}
+            wait = round(self._waited / self._seconds, 4)
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+        return {"images_per_second": rate, "step_seconds": seconds, "input_wait": wait}
 
 
 class Trace:
@@ -158,19 +172,19 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAKS[max(kinds, key=len)] if kinds else None
 
 
-def step_flops(train_step: Any, state: Any, batch: Any) -> float:
+def step_flops(train_step: Any, state: Any, batch: Any, teacher: Any = None) -> float:
     """Floating-point operations of one step, by XLA's cost analysis of the traced step.
 
     A multiply-add counts two. Convolutions count as in `lax`'s own form, whatever form the devices run.
     `batch` is this process's share; the operations are those of the whole batch.
     """
     num_processes = jax.process_count()
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    state, teacher = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, teacher))
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(x) * num_processes, *x.shape[1:]), x.dtype), batch
     )
     with ops.use_native_forms(True):
-        found: Any = jax.jit(train_step).lower(state, batch).cost_analysis()
+        found: Any = jax.jit(train_step).lower(state, batch, teacher=teacher).cost_analysis()
     return float(found["flops"])
 
 

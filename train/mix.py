@@ -8,10 +8,13 @@ that no device needs another's images as long as its share of the batch is even.
 random, and so are the pairs.)
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv  # JAX brings scipy
 
 from train.config import Config, ConfigError
 from train.losses import as_targets
@@ -63,25 +66,33 @@ def mix_weights(mix: Mix, key: jax.Array, height: int, width: int) -> jax.Array:
     rectangle has the image's proportions and the share 1 - Beta(cutmix_alpha, cutmix_alpha) of its area; its
     centre is anywhere, and what sticks out is cut off.
     """
-    whether_key, which_key, share_key, row_key, column_key = jax.random.split(key, 5)
-    is_mixed = jax.random.bernoulli(whether_key, mix.probability)
-    is_cut = jax.random.bernoulli(which_key, mix.cutmix_share) if mix.mixup_alpha else jnp.bool(True)
-    if not mix.cutmix_alpha:
-        is_cut = jnp.bool(False)
-
-    alpha = jnp.where(is_cut, mix.cutmix_alpha or 1.0, mix.mixup_alpha or 1.0)
-    share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
-    in_rows = _interval(row_key, height, jnp.sqrt(1 - share))
-    in_columns = _interval(column_key, width, jnp.sqrt(1 - share))
+    u = jax.random.uniform(key, (5,))  # one draw, for each takes long to compile
+    is_mixed = u[0] < mix.probability
+    is_cut = jnp.bool(mix.cutmix_alpha) & ((not mix.mixup_alpha) | (u[1] < mix.cutmix_share))
+    quantiles = jnp.where(is_cut, _beta_quantiles(mix.cutmix_alpha), _beta_quantiles(mix.mixup_alpha))
+    share = quantiles[jnp.int32(u[2] * len(quantiles))]
+    in_rows = _interval(u[3], height, jnp.sqrt(1 - share))
+    in_columns = _interval(u[4], width, jnp.sqrt(1 - share))
     outside = 1.0 - (in_rows[:, None] & in_columns[None, :])
     weights = jnp.where(is_cut, outside, jnp.full((height, width), share))
     return jnp.where(is_mixed, weights, jnp.ones((height, width)))
 
 
-def _interval(key: jax.Array, length: int, share: jax.Array) -> jax.Array:
-    """(length,) true within share * length places, rounded down, around a random one."""
-    size = jnp.floor(share * length).astype(jnp.int32)
-    first = jax.random.randint(key, (), 0, length) - size // 2
+@lru_cache
+def _beta_quantiles(alpha: float) -> np.ndarray:
+    """Equally likely values of Beta(alpha, alpha), float32; the device only chooses one.
+
+    jax.random.beta would take longer to compile than a small network.
+    """
+    number = 4096
+    middles = (np.arange(number) + 0.5) / number
+    return betaincinv(alpha, alpha, middles).astype(np.float32) if alpha else np.ones(number, np.float32)
+
+
+def _interval(u: jax.Array, length: int, share: jax.Array) -> jax.Array:
+    """(length,) true within share * length places, rounded down, around the one that u in [0, 1) chooses."""
+    size = jnp.int32(share * length)
+    first = jnp.int32(u * length) - size // 2
     places = jnp.arange(length)
     return (places >= first) & (places < first + size)
 

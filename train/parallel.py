@@ -31,8 +31,11 @@ class Partitioner(Protocol):
         """Where an array of a state lies that is read from a checkpoint, on the devices of all processes."""
         ...
 
-    def compile_train(self, train_step: TrainStep) -> Any:
-        """train_step(state, batch) -> (state, metrics) on sharded batches; it donates `state`."""
+    def compile_train(self, train_step: TrainStep, teacher: Any = None) -> Any:
+        """train_step(state, batch) -> (state, metrics) on sharded batches; it donates `state`.
+
+        `teacher` is that of every step: an argument of the compiled program, not a part of it.
+        """
         ...
 
     def compile_eval(self, eval_step: EvalStep) -> Any:
@@ -83,8 +86,9 @@ class MeshPartitioner:
         axis = sizes.index(max(sizes))
         return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, _AXIS))
 
-    def compile_train(self, train_step: TrainStep) -> Any:
+    def compile_train(self, train_step: TrainStep, teacher: Any = None) -> Any:
         """See `Partitioner`."""
+        teacher = self.replicate(teacher)
 
         @cache
         def compiled(shardings: Any) -> Any:
@@ -93,7 +97,8 @@ class MeshPartitioner:
 
         def run(state: Any, batch: Any) -> Any:
             leaves, structure = jax.tree.flatten(state)
-            return compiled((structure, tuple(leaf.sharding for leaf in leaves)))(state, batch)
+            step = compiled((structure, tuple(leaf.sharding for leaf in leaves)))
+            return step(state, batch, None, teacher)
 
         return run
 
@@ -143,16 +148,22 @@ class PmapPartitioner:
         """See `Partitioner`."""
         return NamedSharding(self._global_mesh, PartitionSpec())
 
-    def compile_train(self, train_step: TrainStep) -> Any:
+    def compile_train(self, train_step: TrainStep, teacher: Any = None) -> Any:
         """See `Partitioner`."""
-        return jax.pmap(
-            partial(train_step, axis_name=_AXIS),
+        teacher = self.replicate(teacher)
+
+        def on_device(state: Any, batch: Any, teacher: Any) -> Any:
+            return train_step(state, batch, _AXIS, teacher)
+
+        step = jax.pmap(
+            on_device,
             _AXIS,
-            in_axes=(None, 0),
+            in_axes=(None, 0, None),
             out_axes=None,  # pyright: ignore[reportArgumentType]  # as in_axes, but annotated otherwise
             devices=self._devices,
             donate_argnums=0,
         )
+        return lambda state, batch: step(state, batch, teacher)
 
     def compile_eval(self, eval_step: EvalStep) -> Any:
         """See `Partitioner`."""

@@ -38,12 +38,16 @@ def make_start(config: Config, data: Dataset) -> Start:
         loaded, variables, remarks = _load(config, num_classes, image_shape[2])
         model = loaded.clone(dtype=jnp.dtype(config.dtype))
         row = flaxarch.published(config.model)
-        mean, std = _of_channels(row.mean, image_shape[2]), _of_channels(row.std, image_shape[2])
+        mean, std = of_channels(row.mean, image_shape[2]), of_channels(row.std, image_shape[2])
         channels = row.channels if image_shape[2] == 3 else "RGB"
     if config.survival_prob is not None:
         if not hasattr(model, "survival_prob"):
             raise ConfigError(f"survival_prob is for networks with residual blocks; {config.model} has none")
         model = model.clone(survival_prob=config.survival_prob)
+    if config.dropout_rate is not None:
+        if not hasattr(model, "dropout_rate"):
+            raise ConfigError(f"dropout_rate is for networks with dropout; {config.model} has none")
+        model = model.clone(dropout_rate=config.dropout_rate)
     if config.freeze_batch_norm:
         model = flaxarch.freeze_batch_norm(model)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -81,7 +85,7 @@ def _load(
     return model, variables, tuple(str(warning.message) for warning in caught)
 
 
-def _of_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
+def of_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
     """Per channel, of a row; where the images have other channels, the mean for each."""
     return values if len(values) == num_channels else (sum(values) / len(values),) * num_channels
 

@@ -17,9 +17,12 @@ from jax import lax
 
 import flaxarch
 from flaxarch import ops
-from train.losses import correct_sum, cross_entropy_sum
+from train.losses import Distillation, Loss, correct_sum, cross_entropy_sum, distillation_sum
+from train.mix import Mix, mix_batch
+from train.ramp import with_share
 
-Batch = dict[str, Any]  # image uint8 (N, H, W, C), label int32 (N,), mask float32 (N,)
+# image uint8 (N, H, W, C); label int32 (N,), or targets (N, num_classes); mask float32 (N,)
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]  # float32 scalars that may be added up over steps
 
 EVAL_METRICS = ("loss", "correct", "count")  # sums over examples
@@ -40,9 +43,12 @@ class TrainStep(Protocol):
     """Makes one update."""
 
     def __call__(
-        self, state: TrainState, batch: Batch, axis_name: str | None = None
+        self, state: TrainState, batch: Batch, axis_name: str | None = None, teacher: Any = None
     ) -> tuple[TrainState, Metrics]:
-        """The state after the update, and TRAIN_METRICS of the whole batch."""
+        """The state after the update, and TRAIN_METRICS of the whole batch.
+
+        `teacher`: variables of the network that is learned from, which stay as they are.
+        """
         ...
 
 
@@ -76,10 +82,10 @@ def init_state(
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), ema)
 
 
-def step_keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys of stochastic depth and of dropout in the update that follows `step` others."""
-    gates_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-    return gates_key, dropout_key
+def step_keys(seed: int, step: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keys of stochastic depth, of dropout and of mixing in the update that follows `step` others."""
+    gates_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+    return gates_key, dropout_key, mix_key
 
 
 def make_train_step(
@@ -91,7 +97,10 @@ def make_train_step(
     std: Sequence[float],
     channels: str = "RGB",
     labels: Any = None,
-    label_smoothing: float = 0.0,
+    loss: Loss = cross_entropy_sum,
+    mix: Mix | None = None,
+    distillation: Distillation | None = None,
+    ramp_steps: int = 0,
     batch_norm_devices: int | None = None,
     accumulate: int = 1,
     sam_radius: float = 0.0,
@@ -99,7 +108,7 @@ def make_train_step(
     remat: str = "none",
     skip_nonfinite: bool = False,
 ) -> TrainStep:
-    """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
+    """Returns train_step(state, batch, axis_name=None, teacher=None) -> (state, metrics).
 
     The metrics are TRAIN_METRICS; `nonfinite` is 1 for a step whose loss or gradient is not finite. The loss
     of a network with auxiliary heads has theirs in it, each times the network's `aux_weight`.
@@ -107,13 +116,18 @@ def make_train_step(
     Args:
         model: network whose BatchNorms take `axis_name`, if it has any.
         tx: turns gradients into updates.
-        seed: of dropout and stochastic depth.
+        seed: of mixing, dropout and stochastic depth.
         mean: of each channel, of pixels in [0, 1].
         std: likewise.
         channels: order in which the network takes them, and `mean` and `std` are: RGB or BGR.
         labels: "trained" or "frozen" for each parameter, of which the latter have no gradient; None: all are
             trained.
-        label_smoothing: share of the target spread evenly over all classes.
+        loss: of the labels.
+        mix: how pairs of images become one, ahead of all else; None: they do not. Hits are then those of the
+            label that has the larger part.
+        distillation: what is learned from the `teacher` of the step; None: nothing.
+        ramp_steps: in the first of them, the chances to drop units and blocks rise in a line from 0 to the
+            network's.
         batch_norm_devices: how many devices, one after the other, take their batch statistics together; the
             running statistics are the mean over all. None: all take them together.
         accumulate: parts of the batch that are computed one after the other. Their gradients add up to the
@@ -129,49 +143,66 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: Batch, axis_name: str | None = None
+        state: TrainState, batch: Batch, axis_name: str | None = None, teacher: Any = None
     ) -> tuple[TrainState, Metrics]:
-        gates_key, dropout_key = step_keys(seed, state.step)
-        net = model
+        gates_key, dropout_key, mix_key = step_keys(seed, state.step)
+        if mix is not None:  # before the batch is split, for the halves of a pair would fall apart
+            batch = mix_batch(mix, batch, mix_key)
+        net: Any = model
         if axis_name is not None:
             # Units are dropped by each device for itself, blocks by all at once: they may hold collectives.
             dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
             net = _with_synchronised_norms(model, axis_name, batch_norm_devices)
+        ramp = jnp.minimum(1.0, state.step / ramp_steps) if ramp_steps else None
         total = _sum_over(axis_name)
         count = total(batch["mask"].sum())
 
         def loss_fn(params: Any, batch_stats: Any, part: Batch, part_key: jax.Array) -> tuple[jax.Array, Any]:
             if labels is not None:  # so that nothing is computed for what does not train
                 params = jax.tree.map(_cut_where_frozen, params, labels)
-            outputs, updated = net.apply(
-                {"params": params, "batch_stats": batch_stats},
-                normalise(part["image"], mean, std, channels),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": part_key, "gates": gates_key},
-            )
+            with with_share(net, ramp) as ramped:
+                outputs, updated = ramped.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    normalise(part["image"], mean, std, channels),
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": part_key, "gates": gates_key},
+                )
             targets, mask = part["label"], part["mask"]
             logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, ())
-            loss = cross_entropy_sum(logits, targets, mask, label_smoothing)
+            value = loss(logits, targets, mask)
             for aux in aux_logits:
-                loss += net.aux_weight * cross_entropy_sum(aux, targets, mask, label_smoothing)
-            return loss / jnp.maximum(count, 1), (
+                value += net.aux_weight * loss(aux, targets, mask)
+            if distillation is not None:
+                value *= 1 - distillation.weight
+                value += distillation.weight * distillation_sum(
+                    logits, part["teacher_logits"], mask, distillation.temperature
+                )
+            return value / jnp.maximum(count, 1), (
                 correct_sum(logits, targets, mask),
                 updated.get("batch_stats", {}),
             )
+
+        def with_teacher(part: Batch) -> Batch:
+            """The part with what the teacher says to its images, once for all gradients."""
+            if distillation is None:
+                return part
+            return part | {"teacher_logits": distillation.teacher(teacher, part["image"])}
 
         grad_fn = jax.value_and_grad(_remat(loss_fn, remat), has_aux=True)
 
         def gradient(params: Any) -> tuple[jax.Array, jax.Array, Any, Any]:
             """Loss, hits and gradients of the whole batch, and batch statistics."""
             if accumulate == 1:
-                (loss, (correct, batch_stats)), grads = grad_fn(params, state.batch_stats, batch, dropout_key)
-                return *total((loss, correct, grads)), batch_stats
+                part = with_teacher(batch)
+                (value, (correct, batch_stats)), grads = grad_fn(params, state.batch_stats, part, dropout_key)
+                return *total((value, correct, grads)), batch_stats
 
-            def add_part(carry: Any, part: Any) -> tuple[Any, None]:
-                sums, batch_stats = carry
-                (loss, (correct, batch_stats)), grads = grad_fn(params, batch_stats, *part)
-                return (jax.tree.map(jnp.add, sums, (loss, correct, grads)), batch_stats), None
+            def add_part(carry: Any, part_and_key: Any) -> tuple[Any, None]:
+                (sums, batch_stats), (part, key) = carry, part_and_key
+                part = with_teacher(part)
+                (value, (correct, batch_stats)), grads = grad_fn(params, batch_stats, part, key)
+                return (jax.tree.map(jnp.add, sums, (value, correct, grads)), batch_stats), None
 
             parts = jax.tree.map(partial(_split, num_parts=accumulate), batch)
             zeros = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
@@ -183,7 +214,7 @@ def make_train_step(
             )
             return *total(sums), batch_stats
 
-        loss, correct, grads, batch_stats = gradient(state.params)
+        mean_loss, correct, grads, batch_stats = gradient(state.params)
         grad_norm = optax.tree.norm(grads)
         if sam_radius:
             uphill = optax.tree.add_scale(state.params, sam_radius / (grad_norm + 1e-12), grads)
@@ -199,8 +230,8 @@ def make_train_step(
             new = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda old, x: x + decay.astype(x.dtype) * (old - x), ema, new)
 
-        is_finite = jnp.isfinite(loss + grad_norm)
-        metrics = {"loss": loss * count, "correct": correct, "count": count, "grad_norm": grad_norm}
+        is_finite = jnp.isfinite(mean_loss + grad_norm)
+        metrics = {"loss": mean_loss * count, "correct": correct, "count": count, "grad_norm": grad_norm}
         metrics["steps"] = jnp.float32(1)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         if skip_nonfinite:
@@ -261,7 +292,7 @@ def make_eval_step(
 def normalise(
     images: jax.Array, mean: Sequence[float], std: Sequence[float], channels: str = "RGB"
 ) -> jax.Array:
-    """uint8 RGB or grey (N, H, W, C) -> float32 in the order of `channels`, RGB or BGR.
+    """RGB or grey (N, H, W, C), 0 to 255 -> float32 in the order of `channels`, RGB or BGR.
 
     `mean` and `std` are per channel, in that order, of pixels in [0, 1].
     """

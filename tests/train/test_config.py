@@ -7,7 +7,8 @@ import pytest
 import tyro
 
 import train
-from train.config import Config, ConfigError, claim_workdir, validate
+from train.config import Config, ConfigError, validate
+from train.workdir import claim_workdir
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 
@@ -23,7 +24,7 @@ def test_help_shows_every_field_as_a_flag_with_a_sentence(capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_is_read_by_the_trainer(name: str):
-    sources = "".join(path.read_text() for path in Path(train.__path__[0]).glob("*.py"))
+    sources = "".join(path.read_text() for path in Path(train.__path__[0]).rglob("*.py"))
     assert re.search(rf"\b(config|self)\.{name}\b", sources)
 
 
@@ -53,6 +54,14 @@ def test_defaults_are_valid():
         (Config(dtype="bfloat"), "did you mean 'bfloat16'?"),  # pyright: ignore
         (Config(schedule="one_cycle", warmup_epochs=1), "one_cycle has a warm-up of its own"),
         (Config(parallel="mesh", batch_norm_devices=1), "use parallel pmap"),
+        (Config(dropout_rate=1.0), "dropout_rate is 1.0; it has to be at least 0 and below 1"),
+        (Config(augment_policy="randaug"), "did you mean 'randaugment'?"),  # pyright: ignore
+        (Config(crop_scale=(0.5, 0.2)), "crop_scale is 0.5 0.2; it has to be two rising numbers above 0"),
+        (Config(crop_scale=(0.5, 2.0)), "the larger at most 1"),
+        (Config(crop_ratio=(0.0, 1.0)), "crop_ratio is 0 1; it has to be two rising numbers above 0"),
+        (Config(augment_policy="randaugment_timm", policy_magnitude=11), "has to be at most 10"),
+        (Config(bce_threshold=0.2), "bce_threshold is for loss bce"),
+        (Config(teacher_model="resnet20"), "teacher_model needs teacher"),
     ],
 )
 def test_impossible_value_is_refused_in_a_sentence(config: Config, sentence: str):

@@ -22,6 +22,7 @@ from flax import linen as nn
 from rich.console import Console
 
 from train import loop
+from train.build import Run, build
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
 from train.diagnose import first_nonfinite
@@ -126,10 +127,9 @@ def test_first_layer_that_is_not_finite_is_named():
 
 def poisoned(*steps: int) -> Any:
     """Within this, the metrics of these steps say that they were not finite."""
-    build = loop.build
 
-    def build_poisoned(config: Config) -> loop.Run:
-        run = build(config)
+    def build_poisoned(*args: Any) -> Run:
+        run = build(*args)
 
         def train_step(state: Any, batch: Any) -> Any:
             state, metrics = run.train_step(state, batch)

@@ -111,6 +111,14 @@ def test_what_cannot_be_started_from_is_one_sentence(changes: dict[str, Any], se
     assert "\n" not in str(error.value)
 
 
+def test_dropout_is_the_networks_field():
+    data = open_dataset("digits", None, image_size=32)
+    start = make_start(dataclasses.replace(ONE_STEP, model="mobilenet_v2_035", dropout_rate=0.35), data)
+    assert start.model.dropout_rate == 0.35  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ConfigError, match="dropout_rate is for networks with dropout; lenet5_relu has none"):
+        make_start(dataclasses.replace(ONE_STEP, dropout_rate=0.35), data)
+
+
 def test_weights_of_another_network_are_refused(lenet):
     data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
     with pytest.raises(ConfigError, match=r"weights: lenet.safetensors holds a lenet5_relu, not a lenet5"):

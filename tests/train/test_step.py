@@ -159,6 +159,16 @@ def test_survival_prob_drops_the_block_in_some_steps():
     assert len(losses) == 2  # kept, dropped
 
 
+def test_dropped_units_and_blocks_set_in_by_degrees():
+    batch, state = random_batch(0), new_state(NoisyNet)
+    ramped = one_step(NoisyNet(survival_prob=0.5, dropout_rate=0.5), ramp_steps=10)
+    for count, share in ((5, 0.5), (25, 1.0)):
+        there = state._replace(step=jnp.int32(count))
+        model = NoisyNet(survival_prob=1 - 0.5 * share, dropout_rate=0.5 * share)
+        expected, _ = one_step(model)(there, batch)
+        chex.assert_trees_all_close(ramped(there, batch)[0], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_parts_of_a_batch_add_up_to_the_batch_where_there_is_no_batch_norm():
     state, batch = new_state(NoisyNet), random_batch(0)
     batch["mask"][5:9] = 0

@@ -23,15 +23,38 @@ class Decoder(NamedTuple):
     decode: Callable[[bytes], np.ndarray]  # raises ValueError where it cannot
 
 
+def decode_pixels(content: bytes) -> np.ndarray:
+    """A picture file's bytes to the uint8 RGB (H, W, 3) of Pillow. Raises UnreadablePicture."""
+    pixels = _decode_fast(content)
+    return np.asarray(pictures.decode(content)) if pixels is None else pixels
+
+
 def decode_picture(content: bytes) -> Image.Image:
-    """The RGB picture in a file's bytes, as Pillow decodes it. Raises flaxarch.pictures.UnreadablePicture."""
+    """The same as a picture of Pillow's."""
+    pixels = _decode_fast(content)
+    return pictures.decode(content) if pixels is None else Image.fromarray(pixels)
+
+
+def _decode_fast(content: bytes) -> np.ndarray | None:
     decoder = fastest()
     if decoder is not None and is_plain_jpeg(content):
         try:
-            return Image.fromarray(decoder.decode(content))
-        except ValueError:
-            pass  # Pillow tells whether it decodes, and what is wrong if not
-    return pictures.decode(content)
+            return decoder.decode(content)
+        except ValueError:  # Pillow tells whether it decodes, and what is wrong if not
+            pass
+    return None
+
+
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to `size`, and the centre cropped to (size, size).
+
+    Both are rounded as torchvision's Resize and CenterCrop do, and the filter is bilinear and antialiased.
+    """
+    shorter = min(image.size)
+    width, height = (int(size * side / shorter) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return image.crop((left, top, left + size, top + size))
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +98,9 @@ def _opencv() -> Decoder:
 
 def is_plain_jpeg(content: bytes) -> bool:
     """Whether a file looks like whole JPEG of 8 bits, grey or YCbCr, within Pillow's bound on pixels."""
-    if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":  # a file that was cut off is Pillow's to name
+    if (
+        content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9"
+    ):  # a file that was cut off is Pillow's to name
         return False
     at = 2
     while at + 10 <= len(content) and content[at] == 0xFF:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from flaxarch.pictures import TAR_SUFFIXES, UnreadablePicture
-from train.data.decode import decode_picture
+from train.data.decode import decode_picture, decode_pixels, resize_and_crop
 from train.data.listing import Records, list_images
-from train.data.sources import ArraySource, DataError, Dataset, Source
+from train.data.sources import ArraySource, DataError, Dataset, Source, no_examples
 
 SPLIT_SUFFIXES = ("", *TAR_SUFFIXES)
 TEST_SPLITS = ("test", "val", "valid", "validation")
@@ -33,17 +32,11 @@ class UnreadableImage(DataError):
 def decode(content: bytes, image_size: int | None) -> np.ndarray:
     """An image file's bytes to uint8 RGB (H, W, 3), or (image_size, image_size, 3).
 
-    With `image_size` the shorter side is resized to it and the centre cropped, both rounded as torchvision's
-    Resize and CenterCrop do. Raises UnreadablePicture.
+    Raises UnreadablePicture.
     """
-    image = decode_picture(content)
-    if image_size is not None:
-        shorter = min(image.size)
-        width, height = (int(image_size * side / shorter) for side in image.size)
-        left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + image_size, top + image_size))
-    return np.asarray(image)
+    if image_size is None:
+        return decode_pixels(content)
+    return np.asarray(resize_and_crop(decode_picture(content), image_size))
 
 
 def _decode_listed(listing: Records, index: int, image_size: int | None) -> np.ndarray:
@@ -121,6 +114,11 @@ class FolderSource:
         _decode_into(images, self.listing, indices.tolist(), self.image_size, skip_unreadable=False)
         return images, self.listing.labels[indices]
 
+    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+        """See `Source`."""
+        images = (_decode_listed(self.listing, index, None) for index in indices.tolist())
+        return images, self.listing.labels[indices]
+
 
 def open_images(path: Path, *, image_size: int | None, skip_unreadable: bool) -> Source:
     """The source of one split: a folder of class folders, or a tar of one.
@@ -131,7 +129,9 @@ def open_images(path: Path, *, image_size: int | None, skip_unreadable: bool) ->
     return open_records(list_images(path), image_size=image_size, skip_unreadable=skip_unreadable)
 
 
-def open_records(listing: Records, *, image_size: int | None, skip_unreadable: bool) -> Source:
+def open_records(
+    listing: Records, *, image_size: int | None, skip_unreadable: bool
+) -> ArraySource | FolderSource:
     """The source of one split, wherever its image files lie. Raises what `open_images` does."""
     first, shape = _first_shape(listing, image_size, skip_unreadable=skip_unreadable)
     num_images = len(listing.names)
@@ -159,9 +159,11 @@ def open_records(listing: Records, *, image_size: int | None, skip_unreadable: b
         kept[unreadable] = False
         listing = listing.keep(kept)
         images = None if images is None else images[kept]
+    on_disk = FolderSource(listing, shape, image_size, unreadable_names)
     if images is None:
-        return FolderSource(listing, shape, image_size, unreadable_names)
-    return ArraySource(images, listing.labels, listing.class_names, unreadable_names)
+        return on_disk
+    whole = on_disk if image_size else None
+    return ArraySource(images, listing.labels, listing.class_names, unreadable_names, whole)
 
 
 def _first_shape(
@@ -190,7 +192,7 @@ def find_split(data_dir: Path, *names: str) -> Path | None:
 
 
 def open_folder(data_dir: Path, *, image_size: int | None, skip_unreadable: bool) -> Dataset:
-    """Reads `train` and `test` (or, where that is missing, `val`) from `data_dir`, each a folder or a tar.
+    """Reads `train` and `test` (or `val`, `valid`, `validation`) from `data_dir`, each a folder or a tar.
 
     Args:
         data_dir: holds train/ or train.tar or train.tar.gz or train.tgz, and the same of test or val.
@@ -198,13 +200,14 @@ def open_folder(data_dir: Path, *, image_size: int | None, skip_unreadable: bool
             size, and keep it.
         skip_unreadable: leave out images that do not decode, and name them in the source's `unreadable`.
     """
-    train_path, test_path = find_split(data_dir, "train"), find_split(data_dir, "test", "val")
-    if train_path is None or test_path is None:
-        wanted = "train" if train_path is None else "test or val"
+    train_path, test_path = find_split(data_dir, "train"), find_split(data_dir, *TEST_SPLITS)
+    if train_path is None:
         raise DataError(
-            f"{data_dir} has no {wanted}; a folder of images has train and test (or val), "
+            f"{data_dir} has no train; a folder of images has train and test (or val), "
             "each a folder of class folders or a .tar, .tar.gz or .tgz of one"
         )
     train = open_images(train_path, image_size=image_size, skip_unreadable=skip_unreadable)
+    if test_path is None:
+        return Dataset(train, no_examples(train), IMAGENET_MEAN, IMAGENET_STD)
     test = open_images(test_path, image_size=image_size, skip_unreadable=skip_unreadable)
     return Dataset(train, test, IMAGENET_MEAN, IMAGENET_STD)

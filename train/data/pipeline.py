@@ -6,18 +6,21 @@ share of this process in the global batch, where the shares of processes 0, 1, .
 
 import os
 import sys
-from functools import lru_cache
+from collections.abc import Iterable
 
 import grain
 import numpy as np
 from absl import flags
 
-from train.augment import Augmentation
+from train.augment import Augmenter, Draws
+from train.data.sampling import Sampler, Sampling
 from train.data.sources import DataError, Source
 
 Batch = dict[str, np.ndarray]
 
-ORDER, AUGMENT = 0, 1  # beside the seed, so that the draws for epoch k's order and for step k's images differ
+AUGMENT = 1  # beside the seed, so that the draws for step k's images differ from those for epoch k's order
+
+PLAIN = Sampling()
 
 # A thread for each core, since images on disk take long to decode. In the buffer wait whole batches.
 _THREADS = min(os.cpu_count() or 1, 16)
@@ -29,7 +32,8 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    augment: Augmentation,
+    augment: Augmenter,
+    sampling: Sampling = PLAIN,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -44,7 +48,8 @@ def train_batches(
         source: the training examples.
         batch_size: global, over all processes.
         seed: of the orders and of the augmentation.
-        augment: the random change of the images.
+        augment: the random change of the images, or crops from whole ones.
+        sampling: which examples an epoch holds.
         start_step: number of batches already used.
         process_index: this process among `process_count`.
         process_count: number of processes that share each batch.
@@ -52,7 +57,8 @@ def train_batches(
             the source, so they pay off only for images on disk.
 
     Raises:
-        DataError: `batch_size` is above len(source), or `process_count` does not divide it.
+        DataError: `batch_size` is above len(source), or `process_count` or `sampling.repeats` does not divide
+            it.
     """
     share = _share(batch_size, process_count)
     start = process_index * share
@@ -61,13 +67,23 @@ def train_batches(
             f"batch_size {batch_size} is above the {len(source)} training examples; "
             f"at most {len(source)} make one batch"
         )
+    if batch_size % sampling.repeats:
+        raise DataError(
+            f"batch_size {batch_size} does not hold {sampling.repeats} copies of each image alike"
+        )
+    sampler = Sampler(source.labels if sampling.balanced else len(source), batch_size, seed, sampling)
 
     def load(step: int) -> Batch:
-        epoch, step_in_epoch = divmod(step, len(source) // batch_size)
-        first = step_in_epoch * batch_size + start
-        order = _epoch_order(len(source), seed, epoch)
-        images, labels = source.load(order[first : first + share])
-        images = augment(images, np.random.default_rng((seed, AUGMENT, step)), batch_size, start)
+        here = slice(start, start + share)
+        indices = sampler.batch(step)[here]
+        rng = np.random.default_rng((seed, AUGMENT, step))
+        draws = Draws(rng, batch_size, here, seed, sampler.epoch(step), indices, len(source))
+        if augment.crop is None:
+            images, labels = _load(source, indices)
+        else:
+            whole, labels = _load_whole(source, indices)
+            images = augment.crop(whole, draws)
+        images = augment(images, draws)
         return {"image": images, "label": labels, "mask": np.ones(share, np.float32)}
 
     # grain's own shuffle, batch and random_map would do, but they spend 1.5 ms on 128 indices, and how they
@@ -107,9 +123,26 @@ def eval_batches(
     return iter(grain.MapDataset.range(num_batches).map(load).to_iter_dataset(_PREFETCH))
 
 
-@lru_cache(maxsize=4)  # prefetching may run ahead into the next epoch
-def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(num_examples)
+# What is in a batch several times is loaded once.
+
+
+def _load(source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    distinct, places = np.unique(indices, return_inverse=True)
+    if len(distinct) == len(indices):
+        return source.load(indices)
+    images, labels = source.load(distinct)
+    return images[places], labels[places]
+
+
+def _load_whole(source: Source, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+    distinct, places = np.unique(indices, return_inverse=True)
+    if len(distinct) == len(indices):
+        return source.load_whole(
+            indices
+        )  # one by one, so that whole images of a batch are never held at once
+    images, labels = source.load_whole(distinct)
+    held = list(images)
+    return [held[place] for place in places], labels[places]
 
 
 def _share(batch_size: int, process_count: int) -> int:

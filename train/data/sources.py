@@ -1,5 +1,6 @@
 """What a data set is to the trainer: two sources of examples, and the statistics that normalise pixels."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -48,6 +49,10 @@ class Source(Protocol):
         """Examples `indices` (n,): images uint8 (n, H, W, C) and labels int32 (n,)."""
         ...
 
+    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+        """Examples `indices` (n,) to crop from: images uint8 one by one, each at its own size."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
@@ -57,6 +62,7 @@ class ArraySource:
     labels: np.ndarray
     class_names: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    whole: Source | None = None  # where the images come from, if they were resized
 
     @property
     def num_classes(self) -> int:
@@ -75,6 +81,10 @@ class ArraySource:
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples `indices` (n,): copies of their images and labels."""
         return self.images[indices], self.labels[indices]
+
+    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+        """See `Source`."""
+        return self.load(indices) if self.whole is None else self.whole.load_whole(indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +127,10 @@ class ResizedSource:
         images, labels = self.source.load(indices)
         return np.stack([self._resized(image) for image in images]), labels
 
+    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+        """See `Source`."""
+        return self.source.load_whole(indices)
+
     def _resized(self, image: np.ndarray) -> np.ndarray:
         channels = [Image.fromarray(channel) for channel in np.moveaxis(image, -1, 0)]
         size = (self.size, self.size)
@@ -124,8 +138,9 @@ class ResizedSource:
 
 
 class Dataset(NamedTuple):
-    """A training and a test source with the same classes and image shape; `test` is empty where there is none.
+    """Sources of training, test and validation examples with the same classes and image shape.
 
+    `test` is empty where there is none, and `validation` None where the test examples serve in its place.
     `mean` and `std` are per channel, of pixels in [0, 1].
     """
 
@@ -133,13 +148,12 @@ class Dataset(NamedTuple):
     test: Source
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    validation: Source | None = None
 
 
 def no_examples(like: Source) -> ArraySource:
     """A source without examples, of the classes and the image shape of another one."""
-    return ArraySource(
-        np.zeros((0, *like.image_shape), np.uint8), np.zeros(0, np.int32), like.class_names
-    )
+    return ArraySource(np.zeros((0, *like.image_shape), np.uint8), np.zeros(0, np.int32), like.class_names)
 
 
 def checked_labels(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:

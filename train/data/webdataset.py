@@ -1,15 +1,22 @@
-"""Shards as webdataset writes them: many tars in which KEY.jpg and KEY.cls, one after the other, are an example.
+"""Shards as webdataset writes them: many tars in which KEY.jpg and KEY.cls together are an example.
 
-https://github.com/webdataset/webdataset: a file's key is its path up to the first dot of its name; .cls is the
-label in decimal digits. Other files of a key are passed over. The tars are indexed once, by the bytes where
-images begin, and read from the middle; nothing is unpacked.
+https://github.com/webdataset/webdataset: a file's key is its path up to the first dot of its name; .cls is
+the label in decimal digits. Other files of a key are passed over. The tars are indexed once, by the bytes
+where images begin, and read from the middle; nothing is unpacked. The index of many tars is kept in the
+user's cache folder, for it takes a minute per million images.
 """
 
+import hashlib
+import os
 import re
 import tarfile
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,7 +25,10 @@ from train.data.folder import IMAGENET_MEAN, IMAGENET_STD, TEST_SPLITS, open_rec
 from train.data.sources import DataError, Dataset, checked_labels, no_examples
 
 CLASS_NAMES = "classes.txt"
+KEPT_FROM = 20_000  # images, which take some seconds to index
 _LABEL_BYTES = 32  # more than any label has
+
+Index = tuple[list[str], np.ndarray, np.ndarray]  # names, labels, spans of the images
 
 
 class Shards(NamedTuple):
@@ -60,15 +70,15 @@ def open_webdataset(data_dir: Path, *, image_size: int | None, skip_unreadable: 
     train = list_shards(data_dir, train_tars)
     class_names = _class_names(data_dir) or tuple(map(str, range(int(train.labels.max()) + 1)))
 
-    def open_split(shards: Shards) -> Shards:
+    def named(shards: Shards) -> Shards:
         labels = checked_labels(shards.labels, len(class_names), str(shards.tars[0].parent))
         return shards._replace(class_names=class_names, labels=labels)
 
-    sizes = {"image_size": image_size, "skip_unreadable": skip_unreadable}
-    source = open_records(open_split(train), **sizes)
+    open_all = partial(open_records, image_size=image_size, skip_unreadable=skip_unreadable)
+    source = open_all(named(train))
     test_tars = find_tars(data_dir, *TEST_SPLITS)
-    test = open_records(open_split(list_shards(data_dir, test_tars)), **sizes) if test_tars else None
-    return Dataset(source, test or no_examples(source), IMAGENET_MEAN, IMAGENET_STD)
+    test = open_all(named(list_shards(data_dir, test_tars))) if test_tars else no_examples(source)
+    return Dataset(source, test, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def find_tars(data_dir: Path, *names: str) -> tuple[Path, ...]:
@@ -83,17 +93,60 @@ def find_tars(data_dir: Path, *names: str) -> tuple[Path, ...]:
 
 def list_shards(where: Path, tars: Sequence[Path]) -> Shards:
     """Indexes tars, in their order. Labels are as they stand there, and classes have no names yet."""
+    kept = _kept_index(tars)
+    found = _read_index(kept)
+    if found is None:
+        found = _index(tars)
+        if len(found[1]) >= KEPT_FROM:
+            _write_index(kept, *found)
+    names, labels, spans = found
+    if not names:
+        raise DataError(f"{where}: no shard ({tars[0].name}, ...) has an image in it")
+    folders = [str(path.relative_to(where)) for path in tars]
+    names = [f"{folders[number]}/{name}" for number, name in zip(spans[:, 0].tolist(), names, strict=True)]
+    return Shards(where, (), names, labels, tuple(tars), spans)
+
+
+def _index(tars: Sequence[Path]) -> Index:
     names: list[str] = []
     labels: list[int] = []
     spans: list[tuple[int, int, int]] = []
     for number, path in enumerate(tars):
         for name, start, size, label in _list_tar(path):
-            names.append(f"{path.relative_to(where)}/{name}")
+            names.append(name)
             labels.append(label)
             spans.append((number, start, size))
-    if not names:
-        raise DataError(f"{where}: no shard ({tars[0].name}, ...) has an image in it")
-    return Shards(where, (), names, np.array(labels), tuple(tars), np.array(spans, np.int64))
+    return names, np.array(labels, np.int64), np.array(spans, np.int64)
+
+
+def _kept_index(tars: Sequence[Path]) -> Path:
+    """Where the index of these tars is kept: another place once one of them changes."""
+    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "flaxarch" / "webdataset" / f"{hashlib.sha256(repr(stats).encode()).hexdigest()}.npz"
+
+
+def _read_index(path: Path) -> Index | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            names = kept["names"].tobytes().decode(errors="surrogateescape").split("\0")
+            labels, spans = kept["labels"], kept["spans"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):  # none, or a damaged one
+        return None
+    return (names, labels, spans) if len(names) == len(labels) == len(spans) else None
+
+
+def _write_index(path: Path, names: list[str], labels: np.ndarray, spans: np.ndarray) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    joined = np.frombuffer("\0".join(names).encode(errors="surrogateescape"), np.uint8)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            np.savez(file, names=joined, labels=labels, spans=spans)
+        unfinished.replace(path)
+    except OSError:  # it is made anew at the next start
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def _list_tar(path: Path) -> list[tuple[str, int, int, int]]:
