@@ -231,7 +231,7 @@ def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path, name: str, first_c
 
 
 def gzipped(content: bytes) -> bytes:
-    return gzip.compress(content)
+    return gzip.compress(content, mtime=0)
 
 
 @pytest.mark.parametrize(
