@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from train.data import DataError
 from train.distributed import connect, is_distributed, supervised
 from train.guard import Stopped
 from train.loop import TrainingError, train
+from train.recipes import recipe_config
 
 
 def main() -> int:
@@ -23,8 +26,22 @@ def main() -> int:
     0: trained or finished before, or stopped by SIGTERM and saved; 1: the run broke off; 2: it cannot be run
     as asked; 130: interrupted.
     """
-    config = tyro.cli(Config, prog="python -m train")
+    try:
+        default = _default(sys.argv[1:])
+    except ConfigError as error:
+        return _fail(error, 2)
+    config = tyro.cli(Config, prog="python -m train", default=default)
     return supervised(partial(_run, config)) if is_distributed(config) else _run(config)
+
+
+def _default(words: Sequence[str]) -> Config:
+    """What flags stand for that are not given: the recipe's, where one is named, or the defaults."""
+    for word, following in pairwise([*words, ""]):
+        if word == "--recipe":
+            return recipe_config(following)
+        if word.startswith("--recipe="):
+            return recipe_config(word.removeprefix("--recipe="))
+    return Config()
 
 
 def _run(config: Config) -> int:

@@ -31,6 +31,8 @@ class Config:
     The same command continues a run that was stopped, at any instant, to the same parameters bit for bit.
     """
 
+    recipe: str | None = None
+    """Published training whose values stand in place of the defaults below; train/recipes.py has them all."""
     model: str = "resnet20"
     """Name of the network, one of flaxarch.list_models()."""
     survival_prob: float | None = None

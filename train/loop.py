@@ -20,6 +20,7 @@ from train.display import Display
 from train.examples import in_words, left_out, measured_by, sampling
 from train.guard import Stop, Stopped, sole_run
 from train.metrics import MetricsFile, Row, Stopwatch, Trace, step_flops, utilisation
+from train.recipes import RECIPES
 from train.step import (
     EVAL_METRICS,
     TRAIN_METRICS,
@@ -287,6 +288,10 @@ def _headline(config: Config, run: Run, start: int) -> str:
         f"{run.partitioner.num_devices} {jax.default_backend()} device(s)",
         *left_out(run.data),
     ]
+    if config.recipe is not None:
+        recipe = RECIPES[config.recipe]
+        differs = f"; here: {recipe.differs}" if recipe.differs else ""
+        lines.append(f"recipe {config.recipe}: {recipe.source}, which came to {recipe.published}{differs}")
     lines += run.remarks if not start else ()
     if start >= run.total_steps:
         lines.append(f"this run is finished: {start} of {run.total_steps} steps are done")

@@ -110,8 +110,9 @@ def test_frozen_parameters_have_no_update_and_no_memory():
 def _paths(config: Config, gradient: Any, params: Any, steps: int) -> list[Any]:
     tx = make_optimizer(config, optax.constant_schedule(config.learning_rate))
     state, found = tx.init(params), []
+    update = jax.jit(tx.update)
     for _ in range(steps):
-        updates, state = tx.update(gradient(params), state, params)
+        updates, state = update(gradient(params), state, params)
         params = optax.apply_updates(params, updates)
         found.append(params)
     return found
