@@ -290,8 +290,8 @@ def _headline(config: Config, run: Run, start: int) -> str:
     ]
     if config.recipe is not None:
         recipe = RECIPES[config.recipe]
-        differs = f"; here: {recipe.differs}" if recipe.differs else ""
-        lines.append(f"recipe {config.recipe}: {recipe.source}, which came to {recipe.published}{differs}")
+        parts = (recipe.source, recipe.published, recipe.differs and f"here: {recipe.differs}")
+        lines.append(f"recipe {config.recipe}: {'; '.join(filter(None, parts))}")
     lines += run.remarks if not start else ()
     if start >= run.total_steps:
         lines.append(f"this run is finished: {start} of {run.total_steps} steps are done")

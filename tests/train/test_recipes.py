@@ -25,7 +25,7 @@ def test_recipe_is_a_configuration_of_a_network_that_is_here(name: str):
 def test_recipe_tells_its_source_and_result_and_sets_no_default_again(name: str):
     recipe = RECIPES[name]
     assert recipe.source
-    assert recipe.published
+    assert recipe.published or "here" in recipe.source
     defaults = vars(Config())
     same = [key for key, value in recipe.flags.items() if value == defaults[key]]
     of_the_text = {"model", "data", "epochs", "rms_decay", "decay_rate", "decay_epochs"}
