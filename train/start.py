@@ -1,13 +1,14 @@
 """Where a run starts: a new network, or released weights with what is frozen of them."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import flaxarch
-from flaxarch.convert import CheckpointError
+from flaxarch.convert import CheckpointError, Recognised, recognise
 from flaxarch.layers import Network
 from train.config import Config, ConfigError
 from train.data import Dataset
@@ -37,9 +38,7 @@ def make_start(config: Config, data: Dataset) -> Start:
     if config.weights is not None:
         loaded, variables, remarks = _load(config, num_classes, image_shape[2])
         model = loaded.clone(dtype=jnp.dtype(config.dtype))
-        row = flaxarch.published(config.model)
-        mean, std = of_channels(row.mean, image_shape[2]), of_channels(row.std, image_shape[2])
-        channels = row.channels if image_shape[2] == 3 else "RGB"
+        mean, std, channels = pixels_of(recognise(config.weights, config.model), image_shape[2])
     if config.survival_prob is not None:
         if not hasattr(model, "survival_prob"):
             raise ConfigError(f"survival_prob is for networks with residual blocks; {config.model} has none")
@@ -85,9 +84,20 @@ def _load(
     return model, variables, tuple(str(warning.message) for warning in caught)
 
 
-def of_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
-    """Per channel, of a row; where the images have other channels, the mean for each."""
-    return values if len(values) == num_channels else (sum(values) / len(values),) * num_channels
+def pixels_of(found: Recognised, num_channels: int) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean, standard deviation and order of channels with which images came to the network of a checkpoint.
+
+    They are the file's own, or its source's, or else the row's. Where the images have another number of
+    channels, mean and deviation are the means over the network's.
+    """
+    fields = flaxarch.published(found.name)._asdict() | (found.preprocessing or {})
+
+    def fitted(values: Sequence[float]) -> tuple[float, ...]:
+        mean = sum(values) / len(values)
+        return tuple(values) if len(values) == num_channels else (mean,) * num_channels
+
+    order = fields["channels"] if num_channels == 3 else "RGB"
+    return fitted(fields["mean"]), fitted(fields["std"]), order
 
 
 def _labels(freeze: tuple[str, ...], model: Network, params: Any) -> Any:

@@ -11,7 +11,7 @@ from flaxarch.convert import CheckpointError, recognise
 from train.config import Config, ConfigError
 from train.data import Dataset
 from train.losses import Distillation
-from train.start import of_channels
+from train.start import pixels_of
 from train.step import normalise
 
 
@@ -44,10 +44,7 @@ def make_teacher(config: Config, data: Dataset) -> Teacher | None:
             f"teacher {config.teacher} has {model.num_classes} classes, and the data has {num_classes}; "
             "it has to be a network trained on the same classes"
         )
-    row = flaxarch.published(found.name)
-    own = found.preprocessing or {}
-    mean, std = (of_channels(tuple(own.get(name, getattr(row, name))), channels) for name in ("mean", "std"))
-    order = own.get("channels", row.channels) if channels == 3 else "RGB"
+    mean, std, order = pixels_of(found, channels)
     model = model.clone(dtype=jnp.dtype(config.dtype))
     apply = flaxarch.functional(model).apply
 

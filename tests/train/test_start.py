@@ -87,6 +87,15 @@ def test_colour_weights_on_grey_images_take_the_mean_of_the_channels(tmp_path: P
     assert start.labels["layer3_0"]["conv1"]["kernel"] == "trained"
 
 
+def test_normalisation_that_the_file_states_goes_before_the_rows(tmp_path: Path):
+    model, own = flaxarch.create("lenet5_relu"), {"mean": (0.25,), "std": (0.5,)}
+    variables = variables_of(model, (32, 32, 1))
+    flaxarch.save(tmp_path / "x.safetensors", model, variables, preprocessing=own)
+    data = open_dataset("digits", None, image_size=32, skip_unreadable=False)
+    start = make_start(dataclasses.replace(ONE_STEP, weights=tmp_path / "x.safetensors"), data)
+    assert (start.mean, start.std) == ((0.25,), (0.5,))
+
+
 def test_blue_comes_first_where_the_weights_want_it():
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)), jnp.uint8)
     mean, std = (0.1, 0.2, 0.3), (1.0, 2.0, 4.0)
