@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
-import tiny_net
 from PIL import Image
 from rich.console import Console
 
@@ -22,29 +20,10 @@ from train.data import folder as folder_module
 from train.loop import TrainingError, _train_batches, train
 from train.metrics import Stopwatch, read_rows
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 # 1437 training images: 22 steps an epoch.
 SHORT = Config(steps=6, log_every=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every run compiles the same programs anew but for this cache."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-@pytest.fixture
-def tiny() -> Iterator[None]:
-    with mock.patch("flaxarch.create", tiny_net.create):
-        yield
 
 
 def digits() -> Dataset:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,29 +25,10 @@ from train.display import Display
 from train.loop import train
 from train.metrics import read_rows
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 # 1437 training images: 22 steps an epoch.
 SHORT = Config(epochs=2, log_every=5, save_every=8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every run compiles the same programs anew but for this cache."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-@pytest.fixture
-def tiny() -> Iterator[None]:
-    with mock.patch("flaxarch.create", tiny_net.create):
-        yield
 
 
 @pytest.fixture(scope="module")
