@@ -88,11 +88,10 @@ class ArraySource:
 
 
 @dataclass(frozen=True, eq=False)
-class ResizedSource:
-    """The examples of another source, stretched to `size` x `size` pixels, bilinearly, as they are loaded."""
+class DerivedSource:
+    """What a source that is made of another one takes over from it."""
 
     source: Source
-    size: int
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,11 +106,11 @@ class ResizedSource:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C), the same for every image."""
-        return self.size, self.size, self.source.image_shape[2]
+        return self.source.image_shape
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """The files that did not decode and were left out, by name."""
+        """The files of the whole source that did not decode."""
         return self.source.unreadable
 
     @property
@@ -120,16 +119,28 @@ class ResizedSource:
         return self.source.labels
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.labels)
+
+    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
+        """See `Source`."""
+        return self.source.load_whole(indices)
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedSource(DerivedSource):
+    """The examples of another source, stretched to `size` x `size` pixels, bilinearly, as they are loaded."""
+
+    size: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C), the same for every image."""
+        return self.size, self.size, self.source.image_shape[2]
 
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples `indices` (n,): resized images and labels."""
         images, labels = self.source.load(indices)
         return np.stack([self._resized(image) for image in images]), labels
-
-    def load_whole(self, indices: np.ndarray) -> tuple[Iterable[np.ndarray], np.ndarray]:
-        """See `Source`."""
-        return self.source.load_whole(indices)
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
         channels = [Image.fromarray(channel) for channel in np.moveaxis(image, -1, 0)]

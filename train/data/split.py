@@ -5,45 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.data.sources import DataError, Dataset, Source
+from train.data.sources import DataError, Dataset, DerivedSource
 
 VALIDATION, SUBSET = 2, 3  # beside the seed; 0 and 1 are the pipeline's
 
 
 @dataclass(frozen=True, eq=False)
-class SubsetSource:
+class SubsetSource(DerivedSource):
     """Examples `indices` of another source."""
 
-    source: Source
     indices: np.ndarray
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names in the order of the labels."""
-        return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Labels are 0 to num_classes - 1."""
-        return self.source.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C), the same for every image."""
-        return self.source.image_shape
-
-    @property
-    def unreadable(self) -> tuple[str, ...]:
-        """The files of the whole source that did not decode."""
-        return self.source.unreadable
-
-    @property
     def labels(self) -> np.ndarray:
-        """All labels, int32 (N,)."""
+        """Labels of this part, int32 (n,)."""
         return self.source.labels[self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples `indices` (n,) of this part."""
