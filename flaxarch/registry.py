@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from flaxarch.layers import Conventions, Network
 from flaxarch.models import (
+    airbench,
     alexnet,
     bn_inception,
     cifar_resnet,
@@ -60,6 +61,7 @@ FAMILIES = (
     mobilenet,
     mobilenet_v2,
     mobilenet_v3,
+    airbench,
 )
 _VARIANTS: dict[str, Variant] = {name: row for family in FAMILIES for name, row in family.VARIANTS.items()}
 

@@ -30,6 +30,7 @@ class Run(NamedTuple):
     data: Dataset
     model: nn.Module
     normalise: Callable[[Any], jax.Array]
+    pixels: dict[str, Any]  # mean, std and channels of `normalise`
     partitioner: Partitioner
     schedule: optax.Schedule
     new_state: Callable[[], TrainState]
@@ -57,11 +58,11 @@ def build(config: Config, data: Dataset | None = None) -> Run:
     image_shape = data.train.image_shape
     try:
         start, teacher = make_start(config, data), make_teacher(config, data)
-        tx = make_optimizer(config, schedule, start.labels, start.scales)
+        tx = make_optimizer(config, schedule, start.each, total_steps)
         average = config.ema_decay is not None
         new_state = partial(init_state, start.model, tx, config.seed, image_shape, average=average)
         new_state = jax.jit(new_state)
-        new_state = partial(new_state, start.variables)
+        new_state = partial(new_state, start.variables, start.whitening)
         jax.eval_shape(new_state)
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         jax.eval_shape(flaxarch.functional(start.model).init, jax.random.key(0), images)
@@ -75,7 +76,7 @@ def build(config: Config, data: Dataset | None = None) -> Run:
         tx,
         seed=config.seed,
         **normalisation,
-        labels=start.labels,
+        labels=start.each.labels,
         loss=make_loss(config),
         mix=mix,
         distillation=teacher and teacher.distillation,
@@ -91,13 +92,14 @@ def build(config: Config, data: Dataset | None = None) -> Run:
         data,
         start.model,
         partial(normalise, **normalisation),
+        normalisation,
         partitioner,
         schedule,
         new_state,
         train_step,
         of_teacher,
         partitioner.compile_train(train_step, of_teacher),
-        partitioner.compile_eval(make_eval_step(start.model, **normalisation)),
+        partitioner.compile_eval(make_eval_step(start.model, **normalisation, test_views=config.test_views)),
         steps_per_epoch,
         total_steps,
         start.remarks,

@@ -22,6 +22,7 @@ Loss = Literal["cross_entropy", "bce"]
 DType = Literal["float32", "bfloat16"]
 Parallel = Literal["pmap", "mesh"]
 Remat = Literal["none", "stage", "all"]
+Views = Literal["one", "flip", "flip_shift"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Config:
     the word body, for all but the head."""
     freeze_batch_norm: bool = False
     """Batch norm by its running statistics in training too, which stay as they are."""
+    whiten: bool = False
+    """Make the kernel of the network's first convolution whiten the patches of the training images, and keep
+    it so; for networks that have a layer for this, as airbench94."""
+    whiten_bias_epochs: float | None = None
+    """Epochs in which the bias of that layer is trained; None: all."""
 
     data: str = "digits"
     """Name of the data set, or of the form that its files have."""
@@ -136,12 +142,17 @@ class Config:
     """Decay biases and batch-norm parameters too, as the authors of DenseNet did."""
     clip_norm: float | None = None
     """Largest norm of all gradients together; longer ones are scaled down to it."""
+    norm_bias_scale: float = 1.0
+    """Of SGD: factor of the learning rate of batch norm's biases, which leaves their decay as it is."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each module to the one before it, for fine-tuning; 1: none."""
     lookahead_period: int | None = None
     """Lookahead: updates between two of the slow weights; None: no slow weights."""
     lookahead_step: float = 0.5
     """Lookahead: share of the way to the fast weights that the slow ones go."""
+    lookahead_power: float = 0.0
+    """Lookahead: that share falls from 1 to lookahead_step with this power of the updates made; 0: is it from
+    the first."""
     sam_radius: float = 0.0
     """Sharpness-aware minimisation: the gradient is taken at this distance uphill; 0: at the weights."""
     ema_decay: float | None = None
@@ -159,6 +170,8 @@ class Config:
     torch's OneCycleLR."""
     warmup_epochs: float = 0.0
     """Epochs in which the rate rises linearly to learning_rate; one_cycle has its own."""
+    warmup_start: float = 0.0
+    """Share of learning_rate at which the warm-up begins."""
     end_learning_rate: float = 0.0
     """Where cosine, linear and polynomial end, and below which exponential does not fall."""
     step_shares: tuple[float, ...] = (0.5, 0.75)
@@ -216,10 +229,15 @@ class Config:
     """Folder for checkpoints, metrics and configuration; None: runs/MODEL-DATA."""
     log_every: int = 50
     """Steps between rows of training metrics; an epoch's end has one too."""
+    test_views: Views = "one"
+    """Of an image that is tested: itself; the mean logits of it and its mirror image; or of these and of both
+    moved by a pixel to each of two corners."""
     eval_every: int = 1
     """Epochs between evaluations on the test images; the end of the run has one too."""
     save_every: int | None = None
     """Steps between checkpoints; None: one at each epoch's end. The end of the run has one too."""
+    keep_best: int = 1
+    """Networks to keep in best/ in the workdir: those of the most accurate evaluations."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too, to tensorboard/ in the workdir; needs tensorboardX."""
     profile: int = 0
@@ -242,6 +260,7 @@ _CHOICES = {
     "dtype": DType,
     "parallel": Parallel,
     "remat": Remat,
+    "test_views": Views,
 }
 
 # Lowest value, highest value; a bound in a tuple of its own is not reached.
@@ -275,6 +294,10 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "layer_decay": ((0,), 1),
     "lookahead_period": (1, math.inf),
     "lookahead_step": ((0,), 1),
+    "lookahead_power": (0, (math.inf,)),
+    "whiten_bias_epochs": (0, (math.inf,)),
+    "norm_bias_scale": ((0,), (math.inf,)),
+    "warmup_start": (0, 1),
     "sam_radius": (0, (math.inf,)),
     "ema_decay": (0, (1,)),
     "learning_rate": ((0,), (math.inf,)),
@@ -302,6 +325,7 @@ _RANGES: dict[str, tuple[float | tuple[float], float | tuple[float]]] = {
     "log_every": (1, math.inf),
     "eval_every": (1, math.inf),
     "save_every": (1, math.inf),
+    "keep_best": (1, math.inf),
 }
 
 

@@ -10,28 +10,73 @@ import optax
 from train.config import Config
 
 
+class PerParameter(NamedTuple):
+    """What differs from parameter to parameter: trees like theirs; None where nothing does."""
+
+    labels: Any = None  # "trained" or "frozen"; what is frozen has no update and takes no memory
+    scales: Any = None  # factors of the learning rate
+    gradient_scales: Any = None  # factors of the gradients
+    num_updates: Any = None  # after which a parameter stays as it is; infinite for most
+
+
 def make_optimizer(
-    config: Config, schedule: optax.Schedule, labels: Any = None, scales: Any = None
+    config: Config, schedule: optax.Schedule, each: PerParameter | None = None, total_steps: int = 1
 ) -> optax.GradientTransformation:
     """The optimizer that the configuration describes.
 
     Args:
-      config: of it, from `optimizer` to `lookahead_step`.
+      config: of it, from `optimizer` to `lookahead_power`.
       schedule: learning rate of the update that follows `count` others.
-      labels: "trained" or "frozen" for each parameter; what is frozen has no update and takes no memory.
-        None: all are trained.
-      scales: a factor of each parameter's learning rate; None: 1.
+      each: what differs between the parameters; None: nothing.
+      total_steps: updates in the run, for `lookahead_power`.
     """
+    each = each or PerParameter()
     tx = _OPTIMIZERS[config.optimizer](config, schedule, _everything if config.decay_all else is_kernel)
+    if each.gradient_scales is not None:
+        tx = optax.chain(_times(each.gradient_scales), tx)
     if config.clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
-    if scales is not None:
-        tx = optax.chain(tx, optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
+    if each.scales is not None:
+        tx = optax.chain(tx, _times(each.scales))
+    if each.num_updates is not None:
+        tx = optax.chain(tx, _stop_after(each.num_updates))
     if config.lookahead_period is not None:
-        tx = lookahead(tx, config.lookahead_period, config.lookahead_step)
-    if labels is not None:
-        tx = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+        step = lookahead_steps(config.lookahead_step, config.lookahead_power, total_steps)
+        tx = lookahead(tx, config.lookahead_period, step)
+    if each.labels is not None:
+        tx = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, each.labels)
     return tx
+
+
+def _times(factors: Any) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: optax.tree.mul(updates, _like(factors, updates)))
+
+
+def _stop_after(num_updates: Any) -> optax.GradientTransformation:
+    """Updates as they are, but zeros for each parameter that has had its number of them."""
+
+    def init(params: Any) -> Any:
+        del params
+        return jnp.int32(0)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
+        def unless_over(change: jax.Array, number: float) -> jax.Array:
+            return jnp.where(state < number, change, 0)
+
+        return jax.tree.map(unless_over, updates, _like(num_updates, updates)), state + 1
+
+    return optax.GradientTransformation(init, update)
+
+
+def _like(values: Any, updates: Any) -> Any:
+    """The values of those parameters that have an update: `multi_transform` masks what is frozen."""
+
+    def is_masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    return jax.tree.map(lambda x, value: x if is_masked(x) else value, updates, values, is_leaf=is_masked)
 
 
 Mask = Callable[[Any], Any]
@@ -130,11 +175,22 @@ class LookaheadState(NamedTuple):
     inner: Any
 
 
-def lookahead(inner: optax.GradientTransformation, period: int, step: float) -> optax.GradientTransformation:
+def lookahead_steps(last: float, power: float, total_steps: int) -> optax.Schedule:
+    """The share by which lookahead's slow weights follow after `count` updates: from 1 at 0 to `last`.
+
+    Falls with a power of the updates made, the third in Jordan 2024's code; with the power 0 it is `last`.
+    """
+    return lambda count: 1 - (1 - last) * (count / total_steps) ** power
+
+
+def lookahead(
+    inner: optax.GradientTransformation, period: int, step: optax.Schedule
+) -> optax.GradientTransformation:
     """Zhang et al. 2019, https://arxiv.org/abs/1907.08610, Algorithm 1.
 
-    After every `period` updates the slow weights go the share `step` of the way to the fast ones, which go on
-    from there. (`optax.lookahead` wants the parameters in pairs, fast and slow, wherever they are used.)
+    After every `period` updates the slow weights go the share `step(updates made)` of the way to the fast
+    ones, which go on from there. (`optax.lookahead` wants the parameters in pairs, fast and slow, wherever
+    they are used.)
     """
 
     def init(params: Any) -> Any:
@@ -146,7 +202,7 @@ def lookahead(inner: optax.GradientTransformation, period: int, step: float) -> 
         is_sync = num_updates % period == 0
 
         def new_slow(slow: jax.Array, x: jax.Array, change: jax.Array) -> jax.Array:
-            return jnp.where(is_sync, slow + step * (x + change - slow), slow)
+            return jnp.where(is_sync, slow + step(num_updates) * (x + change - slow), slow)
 
         slow = jax.tree.map(new_slow, state.slow, params, updates)
         synced = jax.tree.map(

@@ -18,8 +18,9 @@ def make_schedule(config: Config, steps_per_epoch: int, total_steps: int) -> opt
     main = _main_schedule(config, steps_per_epoch, total_steps - warmup)
     if not warmup:
         return main
-    # A line that would be 0 one step before the run, so that no update is lost on a rate of 0.
-    rise = optax.linear_schedule(config.learning_rate / (warmup + 1), config.learning_rate, warmup)
+    # From 0 it is a line that would be there one step before the run: no update is lost on a rate of 0.
+    start = config.warmup_start or 1 / (warmup + 1)
+    rise = optax.linear_schedule(config.learning_rate * start, config.learning_rate, warmup)
     return optax.join_schedules([rise, main], [warmup])
 
 

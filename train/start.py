@@ -1,17 +1,23 @@
 """Where a run starts: a new network, or released weights with what is frozen of them."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import flaxarch
 from flaxarch.convert import CheckpointError, Recognised, recognise
 from flaxarch.layers import Network
+from flaxarch.models.airbench import whitening_kernel
 from train.config import Config, ConfigError
-from train.data import Dataset
+from train.data import Dataset, Source
+from train.optim import PerParameter
+from train.step import normalise
 
 TRAINED, FROZEN = "trained", "frozen"
 
@@ -24,8 +30,8 @@ class Start(NamedTuple):
     mean: tuple[float, ...]  # with which images come to the network: the data's, or those of the weights
     std: tuple[float, ...]
     channels: str  # RGB or BGR
-    labels: Any  # TRAINED or FROZEN for each parameter; None: all are trained
-    scales: Any  # of each parameter's learning rate; None: 1
+    each: PerParameter  # how each of them trains
+    whitening: np.ndarray | None = None  # kernel of the network's whitening layer
     remarks: tuple[str, ...] = ()
 
 
@@ -49,13 +55,66 @@ def make_start(config: Config, data: Dataset) -> Start:
         model = model.clone(dropout_rate=config.dropout_rate)
     if config.freeze_batch_norm:
         model = flaxarch.freeze_batch_norm(model)
+    whitening = None
+    if config.whiten:
+        whitening = _whitening(config, model, partial(_sample, data.train, mean, std, channels))
+        model = model.clone(whiten_features=whitening.shape[-1])  # pyright: ignore[reportCallIssue]
+    elif config.whiten_bias_epochs is not None:
+        raise ConfigError("whiten_bias_epochs is of the layer that whiten sets; give --whiten too")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    params, _ = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
-    labels = _labels(config.freeze, model, params)
-    scales = None
+    params, batch_stats = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
+    steps_per_epoch = len(data.train) // config.batch_size
+    each = _per_parameter(config, model, params, batch_stats, image_shape, steps_per_epoch)
+    return Start(model, variables, mean, std, channels, each, whitening, remarks)
+
+
+def _per_parameter(
+    config: Config,
+    model: Any,
+    params: Any,
+    batch_stats: Any,
+    image_shape: tuple[int, ...],
+    steps_per_epoch: int,
+) -> PerParameter:
+    scales = gradient_scales = num_updates = None
     if config.layer_decay != 1:
         scales = layer_scales(model, params, image_shape, config.layer_decay)
-    return Start(model, variables, mean, std, channels, labels, scales, remarks)
+    if config.norm_bias_scale != 1:
+        if config.optimizer != "sgd":
+            raise ConfigError(
+                f"norm_bias_scale is of sgd; {config.optimizer} undoes a scale of the gradients"
+            )
+        norms = {tuple(key.key for key in path[:-1]) for path, _ in jax.tree.leaves_with_path(batch_stats)}
+
+        def scale(path: Any, _: Any) -> float:
+            *module, leaf = (key.key for key in path)
+            return config.norm_bias_scale if leaf == "bias" and tuple(module) in norms else 1.0
+
+        gradient_scales = jax.tree.map_with_path(scale, params)
+    frozen: dict[str, str] = {}
+    if config.whiten:
+        frozen = {f"{model.whitening}/kernel": FROZEN}
+        if config.whiten_bias_epochs is not None:
+            num_updates = jax.tree.map(lambda _: math.inf, params)
+            num_updates[model.whitening]["bias"] = round(config.whiten_bias_epochs * steps_per_epoch)
+    return PerParameter(_labels(config.freeze, frozen, model, params), scales, gradient_scales, num_updates)
+
+
+def _sample(data: Source, mean: Any, std: Any, channels: str) -> np.ndarray:
+    """The first 5,000 training images, as they come to the network: as many as Jordan 2024 takes."""
+    images, _ = data.load(np.arange(min(5000, len(data))))
+    return np.asarray(normalise(jnp.asarray(images), mean, std, channels))
+
+
+def _whitening(config: Config, model: Any, sample: Callable[[], np.ndarray]) -> np.ndarray:
+    """The kernel of the network's whitening layer."""
+    if not hasattr(model, "whitening"):
+        raise ConfigError(
+            f"whiten is for networks with a layer for it, as airbench94; {config.model} has none"
+        )
+    if config.weights is not None:
+        raise ConfigError("whiten sets a kernel that the weights have; leave one of the two out")
+    return whitening_kernel(sample())
 
 
 def layer_scales(model: Network, params: Any, image_shape: tuple[int, ...], decay: float) -> Any:
@@ -100,13 +159,13 @@ def pixels_of(found: Recognised, num_channels: int) -> tuple[tuple[float, ...], 
     return fitted(fields["mean"]), fitted(fields["std"]), order
 
 
-def _labels(freeze: tuple[str, ...], model: Network, params: Any) -> Any:
-    if not freeze:
+def _labels(freeze: tuple[str, ...], frozen: dict[str, str], model: Network, params: Any) -> Any:
+    if not freeze and not frozen:
         return None
     body = [f"{name}/*" for name in params if name not in (model.head, *model.aux_heads)]
     patterns = [x for pattern in freeze for x in (body if pattern == "body" else [pattern])]
     try:
-        return flaxarch.label_params(params, {**dict.fromkeys(patterns, FROZEN), "**": TRAINED})
+        return flaxarch.label_params(params, {**frozen, **dict.fromkeys(patterns, FROZEN), "**": TRAINED})
     except ValueError as error:
         sentence = str(error).replace("'**' labels no parameter", "nothing is left to train")
         raise ConfigError(f"freeze: {sentence}") from error

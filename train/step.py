@@ -66,18 +66,23 @@ def init_state(
     seed: int,
     image_shape: Sequence[int],
     variables: Any = None,
+    whitening: Any = None,
     *,
     average: bool = False,
 ) -> TrainState:
     """The state before the first update: drawn from the seed, or with `variables` as they are.
 
-    `average` is whether the state has a moving average too.
+    `whitening` is the kernel of the network's whitening layer, in place of the drawn one. `average` is
+    whether the state has a moving average too.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     if variables is not None:
         params, batch_stats = variables["params"], variables["batch_stats"]
     else:
         params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
+    if whitening is not None:
+        layer: Any = getattr(model, "whitening", None)
+        params = {**params, layer: params[layer] | {"kernel": whitening}}
     ema = {"params": params, "batch_stats": batch_stats} if average else None
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), ema)
 
@@ -271,13 +276,24 @@ def _remat(loss_fn: Any, remat: str) -> Any:
 
 
 def make_eval_step(
-    model: nn.Module, *, mean: Sequence[float], std: Sequence[float], channels: str = "RGB"
+    model: nn.Module,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: str = "RGB",
+    test_views: str = "one",
 ) -> EvalStep:
-    """Returns eval_step(params, batch_stats, batch, axis_name=None) -> EVAL_METRICS."""
+    """Returns eval_step(params, batch_stats, batch, axis_name=None) -> EVAL_METRICS.
+
+    `test_views` says which views of an image are averaged: see `views`.
+    """
     apply = flaxarch.functional(model).apply
 
     def eval_step(params: Any, batch_stats: Any, batch: Batch, axis_name: str | None = None) -> Metrics:
-        logits, _ = apply(params, batch_stats, normalise(batch["image"], mean, std, channels), train=False)
+        images = normalise(batch["image"], mean, std, channels)
+        logits = jnp.float32(0)
+        for weight, view in views(images, test_views):
+            logits += weight * apply(params, batch_stats, view, train=False)[0]
         labels, mask = batch["label"], batch["mask"]
         sums = {
             "loss": cross_entropy_sum(logits, labels, mask),
@@ -287,6 +303,23 @@ def make_eval_step(
         return _sum_over(axis_name)(sums)
 
     return eval_step
+
+
+def views(images: jax.Array, kind: str) -> list[tuple[float, jax.Array]]:
+    """Views of images (N, H, W, C), with weights whose sum is one.
+
+    "one" is the images; "flip" these and their mirror images; "flip_shift", with half of the weight, also
+    both moved by a pixel down and right, and up and left, the border being reflected (Jordan 2024, Sec. 3.5).
+    """
+    if kind == "one":
+        return [(1.0, images)]
+    both = [images]
+    if kind == "flip_shift":
+        _, height, width, _ = images.shape
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        both += [padded[:, :height, :width], padded[:, 2:, 2:]]
+    weights = [0.5] if kind == "flip" else [0.25, 0.125, 0.125]
+    return [(w, view) for w, x in zip(weights, both, strict=True) for view in (x, x[:, :, ::-1])]
 
 
 def normalise(

@@ -11,7 +11,7 @@ import pytest
 
 import flaxarch
 from train.config import Config, ConfigError
-from train.optim import is_kernel, lookahead, make_optimizer
+from train.optim import PerParameter, is_kernel, lookahead, lookahead_steps, make_optimizer
 from train.schedules import make_schedule, one_cycle_schedule
 
 
@@ -99,7 +99,7 @@ def test_updates_follow_the_formula_of_torchs_sgd(momentum: float, nesterov: boo
 def test_frozen_parameters_have_no_update_and_no_memory():
     params = {"conv": {"kernel": jnp.ones(3)}, "fc": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}}
     labels = flaxarch.label_params(params, {"conv/*": "frozen", "*": "trained"})
-    tx = make_optimizer(Config(weight_decay=0.1), optax.constant_schedule(1.0), labels)
+    tx = make_optimizer(Config(weight_decay=0.1), optax.constant_schedule(1.0), PerParameter(labels))
     state = tx.init(params)
     assert sum(x.size for x in jax.tree.leaves(state)) == 1 + 6  # the count of steps, momentum of fc
     updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), state, params)[0]
@@ -186,7 +186,7 @@ def test_long_gradients_are_cut_to_the_norm():
 
 def test_lookahead_is_its_algorithm():
     inner, params = optax.sgd(0.1), {"kernel": jnp.array([1.0, -2.0])}
-    tx = lookahead(inner, period=3, step=0.5)
+    tx = lookahead(inner, period=3, step=lookahead_steps(0.5, 0, 8))
     state = tx.init(params)
     fast = slow = np.array([1.0, -2.0])
     for count in range(1, 8):
@@ -203,7 +203,9 @@ def test_lookahead_is_its_algorithm():
 def test_layers_further_from_the_head_learn_more_slowly():
     params = {"a": {"kernel": jnp.zeros(2)}, "b": {"kernel": jnp.zeros(2)}}
     scales = {"a": {"kernel": 0.5}, "b": {"kernel": 1.0}}
-    tx = make_optimizer(Config(momentum=0.0, weight_decay=0.0), optax.constant_schedule(1.0), None, scales)
+    tx = make_optimizer(
+        Config(momentum=0.0, weight_decay=0.0), optax.constant_schedule(1.0), PerParameter(scales=scales)
+    )
     updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0]
     np.testing.assert_allclose(updates["a"]["kernel"], -0.5)
     np.testing.assert_allclose(updates["b"]["kernel"], -1.0)
@@ -222,3 +224,43 @@ def test_polynomial_and_exponential_schedules():
 def test_cosine_ends_where_it_should():
     schedule = make_schedule(Config(schedule="cosine", learning_rate=1.0, end_learning_rate=0.1), 10, 100)
     np.testing.assert_allclose(rates(schedule, (0, 50, 100)), [1, 0.55, 0.1], rtol=1e-6)
+
+
+def test_scale_of_gradients_leaves_the_decay_as_it_is():
+    params = {"bn": {"scale": jnp.array(2.0), "bias": jnp.array(3.0)}}
+    each = PerParameter(gradient_scales={"bn": {"scale": 1.0, "bias": 64.0}})
+    config = Config(momentum=0.0, weight_decay=0.5, decay_all=True)
+    tx = make_optimizer(config, optax.constant_schedule(0.1), each)
+    updates: Any = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0]
+    np.testing.assert_allclose(updates["bn"]["scale"], -0.1 * (1 + 0.5 * 2), rtol=1e-6)
+    np.testing.assert_allclose(updates["bn"]["bias"], -0.1 * (64 + 0.5 * 3), rtol=1e-6)
+
+
+def test_parameter_stays_after_its_number_of_updates_beside_frozen_ones():
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(2)}
+    labels = {"a": "trained", "b": "trained", "c": "frozen"}
+    each = PerParameter(labels, num_updates={"a": 2, "b": math.inf, "c": math.inf})
+    config = Config(momentum=0.5, weight_decay=0.0)
+    tx = make_optimizer(config, optax.constant_schedule(1.0), each)
+    state, moved = tx.init(params), []
+    for _ in range(4):
+        updates: Any
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved.append({name for name, x in updates.items() if x.any()})
+    assert moved == [{"a", "b"}, {"a", "b"}, {"b"}, {"b"}]
+
+
+def test_lookahead_follows_ever_more_slowly_where_asked():
+    share = lookahead_steps(0.25, 3, 10)
+    np.testing.assert_allclose(rates(share, (0, 5, 10)), [1, 1 - 0.75 / 8, 0.25])
+    np.testing.assert_allclose(rates(lookahead_steps(0.25, 0, 10), (1, 10)), [0.25, 0.25])
+
+
+def test_warm_up_may_begin_above_zero_and_ends_at_the_peak():
+    config = Config(
+        schedule="linear", learning_rate=2.0, warmup_epochs=3, warmup_start=0.2, end_learning_rate=0.14
+    )
+    schedule = make_schedule(config, 10, 100)
+    counts = [0, 10, 30, 65, 99]
+    expected = np.interp(counts, [0, 30, 100], [0.4, 2.0, 0.14])
+    np.testing.assert_allclose(rates(schedule, counts), expected, rtol=1e-5)

@@ -4,6 +4,7 @@ import dataclasses
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import chex
 import jax
@@ -13,6 +14,7 @@ import pytest
 from rich.console import Console
 
 import flaxarch
+from flaxarch.models.airbench import Airbench
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
 from train.data import open_dataset
@@ -83,8 +85,8 @@ def test_colour_weights_on_grey_images_take_the_mean_of_the_channels(tmp_path: P
     assert start.mean == (pytest.approx(np.mean([0.485, 0.456, 0.406])),)
     assert start.variables is not None
     assert start.variables["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
-    assert start.labels["layer1_0"]["conv1"]["kernel"] == "frozen"
-    assert start.labels["layer3_0"]["conv1"]["kernel"] == "trained"
+    assert start.each.labels["layer1_0"]["conv1"]["kernel"] == "frozen"
+    assert start.each.labels["layer3_0"]["conv1"]["kernel"] == "trained"
 
 
 def test_normalisation_that_the_file_states_goes_before_the_rows(tmp_path: Path):
@@ -140,3 +142,56 @@ def test_layers_are_scaled_by_their_distance_from_the_head():
     scales = layer_scales(model, params, (32, 32, 1), 0.5)
     found = {name: set(jax.tree.leaves(tree)) for name, tree in scales.items()}
     assert found == {"c1": {1 / 16}, "c3": {1 / 8}, "c5": {1 / 4}, "f6": {1 / 2}, "output": {1.0}}
+
+
+def test_whitening_kernel_stays_and_its_bias_stops_after_its_epochs(tmp_path: Path):
+    config = Config(
+        model="airbench94",
+        image_size=9,
+        steps=4,
+        batch_size=712,  # two updates an epoch
+        schedule="constant",
+        weight_decay=0.1,
+        decay_all=True,
+        whiten=True,
+        whiten_bias_epochs=1.0,
+        save_every=2,
+        workdir=tmp_path / "run",
+    )
+    tiny = Airbench((4, 4, 4), num_classes=10)
+    with mock.patch("flaxarch.create", return_value=tiny):
+        data = open_dataset("digits", None, image_size=9)
+        kernel = make_start(config, data).whitening
+        assert kernel is not None
+        assert kernel.shape == (2, 2, 1, 8)  # of grey images, which have patches of four values
+        train(config, Console(file=StringIO(), width=200))
+    first, last = (load_variables(tmp_path / "run" / "last", step)["params"] for step in (2, 4))
+    for params in first, last:
+        np.testing.assert_array_equal(params["whiten"]["kernel"], kernel)
+    assert (first["whiten"]["bias"] != 0).any()
+    np.testing.assert_array_equal(first["whiten"]["bias"], last["whiten"]["bias"])
+    assert (first["fc"]["kernel"] != last["fc"]["kernel"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"whiten": True}, "whiten is for networks with a layer for it, as airbench94; lenet5_relu has none"),
+        (
+            {"whiten_bias_epochs": 1.0},
+            "whiten_bias_epochs is of the layer that whiten sets; give --whiten too",
+        ),
+        ({"norm_bias_scale": 2.0, "optimizer": "adamw"}, "norm_bias_scale is of sgd; adamw undoes a scale"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], sentence: str):
+    with pytest.raises(ConfigError, match=sentence):
+        make_start(dataclasses.replace(ONE_STEP, **changes), open_dataset("digits", None, image_size=32))
+
+
+def test_biases_of_batch_norm_alone_have_their_scale():
+    config = Config(model="resnet20", norm_bias_scale=64.0)
+    scales: Any = make_start(config, open_dataset("digits", None)).each.gradient_scales
+    assert scales["bn1"] == {"scale": 1.0, "bias": 64.0}
+    assert scales["layer1_0"]["bn2"]["bias"] == 64.0
+    assert scales["fc"] == {"kernel": 1.0, "bias": 1.0}

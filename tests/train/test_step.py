@@ -1,3 +1,4 @@
+import math
 from functools import cache, partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from flax import linen as nn
 from tiny_net import TinyNet, random_batch
 
+import flaxarch
 from flaxarch import ops
 from train.losses import correct_sum, cross_entropy_sum
 from train.step import (
@@ -20,6 +22,7 @@ from train.step import (
     make_eval_step,
     make_train_step,
     normalise,
+    views,
 )
 
 SGD = optax.sgd(0.1)
@@ -278,3 +281,34 @@ def test_auxiliary_losses_count_with_the_weight_of_the_network():
     only_main, _ = one_step(TwoExits(aux_weight=0.0))(state, batch)
     np.testing.assert_array_equal(only_main.params["aux"]["kernel"], state.params["aux"]["kernel"])
     assert bool((moved.params["aux"]["kernel"] != state.params["aux"]["kernel"]).any())
+
+
+def test_tested_logits_are_the_means_over_the_views():
+    images, shown = np.random.default_rng(0).normal(size=(2, 5, 4, 3)), []
+    for kind, number in ("one", 1), ("flip", 2), ("flip_shift", 6):
+        shown = jax.jit(lambda x, kind=kind: [view for _, view in views(x, kind)])(images)
+        assert len(shown) == number
+        assert math.isclose(sum(weight for weight, _ in views(jnp.asarray(images), kind)), 1)
+        np.testing.assert_allclose(shown[0], images, rtol=1e-6)
+    _, mirrored, down_right, *_, up_left_mirrored = map(np.asarray, shown)
+    np.testing.assert_allclose(mirrored, images[:, :, ::-1], rtol=1e-6)
+    np.testing.assert_allclose(down_right[:, 1:, 1:], images[:, :-1, :-1], rtol=1e-6)
+    np.testing.assert_allclose(down_right[:, 0, 1:], images[:, 1, :-1], rtol=1e-6)  # reflected
+    np.testing.assert_allclose(up_left_mirrored[:, :-1, ::-1][:, :, :-1], images[:, 1:, 1:], rtol=1e-6)
+
+    model, batch = NoisyNet(), random_batch(0)
+    params, _ = jax.jit(flaxarch.functional(model).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    eval_step = jax.jit(make_eval_step(model, mean=MEAN, std=STD, test_views="flip"))
+
+    @jax.jit
+    def expected(params):
+        pixels = normalise(batch["image"], MEAN, STD)
+        both = [
+            flaxarch.functional(model).apply(params, {}, x, train=False)[0]
+            for x in (pixels, pixels[:, :, ::-1])
+        ]
+        return -jnp.take_along_axis(
+            jax.nn.log_softmax((both[0] + both[1]) / 2), batch["label"][:, None], 1
+        ).sum()
+
+    np.testing.assert_allclose(eval_step(params, {}, batch)["loss"], expected(params), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from tests.golden.case import Case
 from tests.golden.families import (
+    airbench,
     alexnet,
     bn_inception,
     densenet,
@@ -44,6 +45,7 @@ FAMILIES = (
     inception_resnet,
     squeezenet,
     mobilenet,
+    airbench,
     pytorchcv,
 )
 CASES: dict[str, Case] = {name: case for family in FAMILIES for name, case in family.CASES.items()}
