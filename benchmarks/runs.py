@@ -45,7 +45,7 @@ def table() -> str:
     lines = [
         "| run | test accuracy after each epoch, % | images/s | hours | hardware | versions | flags |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        *(row(folder) for folder in sorted(RESULTS.glob("*/"))),
+        *(row(path.parent) for path in sorted(RESULTS.glob("*/config.json"))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -55,13 +55,24 @@ def row(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     rows = read_rows(folder / "metrics.jsonl")
-    curve = ", ".join(f"{100 * row['accuracy']:.2f}" for row in rows if row["kind"] == "eval")
+    curve = accuracies(rows)
     rates = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     hours = rows[-1]["seconds"] / 3600
     versions = ", ".join(f"{library} {number}" for library, number in about["versions"].items())
     hardware = about["hardware"] + (f" ({about['remark']})" if about["remark"] else "")
     name, rate = f"{config['model']}, {folder.name}", f"{median(rates):.0f}"
     return f"| {name} | {curve} | {rate} | {hours:.2f} | {hardware} | {versions} | {flags(config)} |"
+
+
+def accuracies(rows: list[dict[str, Any]]) -> str:
+    """Of all evaluations, in %: on test images, or as it says on those that were held back for validation."""
+    parts: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] in ("eval", "test"):
+            parts.setdefault(row.get("of", "test"), []).append(f"{100 * row['accuracy']:.2f}")
+    if parts.keys() == {"test"}:
+        return ", ".join(parts["test"])
+    return "; ".join(f"{of}: {', '.join(values)}" for of, values in parts.items())
 
 
 def flags(config: dict[str, Any]) -> str:

@@ -43,4 +43,13 @@ def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch:
     for part in (*shown, "`--weights x.pth`", "`--freeze body fc/*`", "`--freeze-batch-norm`"):
         assert part in row
     assert "--data-dir" not in row
+    assert "validation" not in row
     assert "--seed" not in row
+
+
+def test_accuracy_on_images_held_back_for_validation_is_not_called_test_accuracy():
+    rows = [{"kind": "eval", "of": "validation", "accuracy": x} for x in (0.5, 0.75)]
+    assert runs.accuracies(rows) == "validation: 50.00, 75.00"
+    assert (
+        runs.accuracies([*rows, {"kind": "test", "accuracy": 0.7}]) == "validation: 50.00, 75.00; test: 70.00"
+    )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from logging import CRITICAL, getLogger
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError
 from train.data import DataError
 from train.distributed import connect, is_distributed, supervised
-from train.guard import Stopped
+from train.guard import Stopped, stoppable
 from train.loop import TrainingError, train
 from train.recipes import recipe_config
 
@@ -45,24 +46,31 @@ def _default(words: Sequence[str]) -> Config:
 
 
 def _run(config: Config) -> int:
-    logging.set_verbosity(logging.ERROR)  # Orbax and grain tell of their own doings
+    logging.set_verbosity(logging.FATAL)  # Orbax and grain tell of their doings, and log what they raise
+    getLogger("asyncio").setLevel(CRITICAL)  # of writes that fail, all but one are nobody's
     _set_up_compilation_cache(config.compilation_cache)
     try:
-        connect(config)
-        train(config)
+        with stoppable():
+            connect(config)
+            train(config)
     except Stopped as stopped:
         print(f"{stopped}; the same command continues this run", file=sys.stderr)
     except (ConfigError, DataError) as error:
         return _fail(error, 2)
     except (TrainingError, CheckpointError, OSError) as error:  # OSError: a full disk, say
         return _fail(error, 1)
+    except jax.errors.JaxRuntimeError as error:
+        if not (is_distributed(config) and "Connection" in str(error)):
+            raise
+        lost = "the connection to another process of the run is lost, which has ended or is out of reach"
+        return _fail(f"{lost}; start all processes again, and they continue from the last checkpoint", 1)
     except KeyboardInterrupt:
         print("stopped; the same command continues this run", file=sys.stderr)
         return 130
     return 0
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: Exception | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
 

@@ -13,7 +13,7 @@ from train.config import ConfigError
 
 
 class Stopped(Exception):  # nothing went wrong
-    """SIGTERM ended the run; the message says after which step."""
+    """SIGTERM ended the run; the message says after which step, if it had begun."""
 
 
 @contextmanager
@@ -34,17 +34,35 @@ def sole_run(run_dir: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within this SIGTERM raises Stopped, until `Stop` listens: there is nothing yet to be saved."""
+
+    def stop(*_: object) -> None:
+        raise Stopped("stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Stop:
     """Whether the run is to end after a step: SIGTERM was sent to it, or to another process of it."""
 
     def __init__(self) -> None:
         self._asked = False
+        self._calls = 0
 
-    def after(self, step: int) -> bool:
-        """Whether `step` is to be the last one, in every process of the run."""
+    def after_step(self) -> bool:
+        """Whether this step is to be the last one, in every process of the run; to be asked after each."""
         if jax.process_count() == 1:
             return self._asked
-        return multihost_utils.reached_preemption_sync_point(step)
+        # JAX lets all stop at the call after the highest number that one has given when the signal comes, and
+        # takes 0 as given before the first. So these are not the steps: one that is resumed would never stop.
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)
 
     def _ask(self, *_: object) -> None:
         self._asked = True

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from train.build import Run, build
-from train.checkpoint import Checkpoints, Snapshot
+from train.checkpoint import Checkpoints, Snapshot, steps_in
 from train.config import Config
 from train.data import DataError, Dataset, Source, eval_batches, train_batches
 from train.diagnose import first_nonfinite
 from train.display import Display
 from train.examples import in_words, left_out, measured_by, sampling
+from train.export import write_weights
 from train.guard import Stop, Stopped, sole_run
-from train.metrics import MetricsFile, Row, Stopwatch, Trace, step_flops, utilisation
+from train.metrics import MetricsFile, Row, Stopwatch, Trace, await_row, step_flops, utilisation
 from train.recipes import RECIPES
 from train.step import (
     EVAL_METRICS,
@@ -27,7 +28,7 @@ from train.step import (
     Metrics,
     TrainState,
 )
-from train.workdir import claim_workdir
+from train.workdir import WorkdirError, claim_workdir
 
 
 class TrainingError(RuntimeError):
@@ -51,11 +52,22 @@ def train(config: Config, console: Console | None = None, data: Dataset | None =
     Raises:
         ConfigError: the configuration does not fit itself, the devices, the data, the network or the folder.
         DataError: the data cannot be read.
-        TrainingError: loss or gradient is no longer finite.
+        TrainingError: loss or gradient is no longer finite, the folder cannot be written to, or data can no
+            longer be read that were there at the start.
         Stopped: SIGTERM ended the run after a step; it is saved.
         CheckpointError: the run has checkpoints, and none can be read.
     """
-    run = build(config, data)
+    try:
+        return _train(config, build(config, data), console)
+    except WorkdirError as error:
+        steps = steps_in(config.run_dir / "last")
+        kept = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        raise TrainingError(
+            f"{error}; {kept}, and once it can be written to, the same command continues this run"
+        ) from error
+
+
+def _train(config: Config, run: Run, console: Console | None) -> float:
     main = jax.process_index() == 0
     claim_workdir(config, write=main)
     console = console or Console(quiet=not main)
@@ -64,15 +76,18 @@ def train(config: Config, console: Console | None = None, data: Dataset | None =
         if main:
             stack.enter_context(sole_run(config.run_dir))
         stop = stack.enter_context(Stop().listening())
-        checkpoints = stack.enter_context(closing(Checkpoints(config.run_dir, run.partitioner)))
+        checkpoints = Checkpoints(config.run_dir, run.partitioner, config.keep_best)
+        stack.enter_context(closing(checkpoints))
         snapshot = _restore(run, checkpoints, say)
         start = int(snapshot.state.step)
         say(_headline(config, run, start))
-        if start >= run.total_steps:
+        if start >= run.total_steps and not snapshot.untested:
             return _report(config, run, snapshot, say)
-        metrics_file = config.run_dir / "metrics.jsonl"
-        events = config.run_dir / "tensorboard" if config.tensorboard else None
-        rows = stack.enter_context(closing(MetricsFile(metrics_file if main else None, start, events)))
+        path, events = config.run_dir / "metrics.jsonl", config.run_dir / "tensorboard"
+        rows = MetricsFile(
+            path if main else None, start, events if config.tensorboard else None, untested=snapshot.untested
+        )
+        stack.enter_context(closing(rows))
         try:
             with Display(console, start, run.total_steps, run.steps_per_epoch) as display:
                 snapshot = _run_steps(config, run, snapshot, checkpoints, rows, display, stop)
@@ -98,29 +113,72 @@ def _run_steps(
     stop: Stop,
 ) -> Snapshot:
     """Updates, rows of metrics, evaluations and checkpoints from the snapshot's step to the last one."""
-    state, sums, accuracy, best_accuracy, earlier_seconds, skipped = snapshot
+    state, sums, accuracy, best_accuracy, earlier_seconds, skipped, untested = snapshot
     start = int(state.step)
     stopwatch, flops = Stopwatch(config.batch_size), 0.0
     began = time.perf_counter() - earlier_seconds
     first_traced = start + 10
     trace = Trace(config.run_dir / "profile", range(first_traced, first_traced + config.profile))
-    saved, (evaluated_on, evaluation_source) = start, measured_by(run.data)
+    saved, written = start, {}
+    evaluated_on, evaluation_source = measured_by(run.data)
 
-    def save(step: int) -> Snapshot:
+    def write(row: Row) -> None:
+        nonlocal written
+        written = row
+        rows.write(row)
+
+    def current(step: int, untested: bool) -> Snapshot:
         _to_host(sums, step, config.skip_nonfinite - skipped)  # a state that is not finite is not kept
-        rows.sync()
         seconds = time.perf_counter() - began
-        snapshot = Snapshot(state, sums, accuracy, best_accuracy, seconds, skipped)
+        return Snapshot(state, sums, accuracy, best_accuracy, seconds, skipped, untested)
+
+    def save(step: int, untested: bool = False) -> Snapshot:
+        snapshot = current(step, untested)
+        rows.sync()
         checkpoints.save(snapshot)
         return snapshot
+
+    def save_before_end(step: int, untested: bool = False) -> None:
+        """Saves what is not saved when the data can no longer be read: a file has vanished, say."""
+        if saved == step:
+            return
+        if jax.process_count() == 1:
+            save(step, untested)
+        # Process 0 writes a step's rows ahead of the next step.
+        elif await_row(config.run_dir / "metrics.jsonl", written):
+            checkpoints.save_alone(current(step, untested))
+
+    def evaluate(step: int) -> None:
+        nonlocal accuracy, best_accuracy
+        try:
+            row = _evaluate("eval", evaluation_source, config, run, state, time.perf_counter() - began)
+            if evaluated_on != "test":
+                row["of"] = evaluated_on
+            accuracy = row.get("ema_accuracy", row["accuracy"])
+            write(row)
+            display.eval_row(row)
+            best_accuracy = max(best_accuracy, accuracy)
+            checkpoints.save_best(state, accuracy)
+            if step == run.total_steps and evaluated_on != "test" and len(run.data.test):
+                row = _evaluate("test", run.data.test, config, run, state, time.perf_counter() - began)
+                accuracy = row.get("ema_accuracy", row["accuracy"])
+                write(row)
+                display.eval_row(row)
+        except DataError:
+            save_before_end(step, untested=True)
+            raise
+
+    if untested:
+        evaluate(start)
+        if start == run.total_steps:
+            return save(start)
 
     with closing(trace), closing(_train_batches(config, run, start)) as batches:
         for step in range(start + 1, run.total_steps + 1):
             try:
                 batch = stopwatch.next_of(batches)
-            except DataError:  # a file has vanished, say
-                if saved < step - 1 and jax.process_count() == 1:  # of several, others wait for this one
-                    save(step - 1)
+            except DataError:
+                save_before_end(step - 1)
                 raise
             if step == start + 1 and rows.is_open:
                 flops = step_flops(run.pure_step, state, batch, run.teacher)
@@ -146,27 +204,15 @@ def _run_steps(
                 if measured["nonfinite"]:
                     row["skipped"] = int(measured["nonfinite"])
                     skipped += row["skipped"]
-                rows.write(row)
+                write(row)
                 display.train_row(row)
                 sums = _zeros(run, TRAIN_METRICS)
+                checkpoints.check()
 
             if step == run.total_steps or step % (config.eval_every * run.steps_per_epoch) == 0:
-                row = _evaluate("eval", evaluation_source, config, run, state, time.perf_counter() - began)
-                if evaluated_on != "test":
-                    row["of"] = evaluated_on
-                accuracy = row.get("ema_accuracy", row["accuracy"])
-                rows.write(row)
-                display.eval_row(row)
-                if accuracy > best_accuracy:
-                    best_accuracy = accuracy
-                    checkpoints.save_best(state, accuracy)
-            if step == run.total_steps and evaluated_on != "test" and len(run.data.test):
-                row = _evaluate("test", run.data.test, config, run, state, time.perf_counter() - began)
-                accuracy = row.get("ema_accuracy", row["accuracy"])
-                rows.write(row)
-                display.eval_row(row)
+                evaluate(step)
 
-            is_last = stop.after(step)
+            is_last = stop.after_step()
             save_every = config.save_every or run.steps_per_epoch
             if is_last or step == run.total_steps or step % save_every == 0:
                 snapshot, saved = save(step), step
@@ -306,4 +352,6 @@ def _report(config: Config, run: Run, snapshot: Snapshot, say: Callable[[str], N
     say(f"{end} accuracy {100 * snapshot.accuracy:.2f} %, best{best} {100 * snapshot.best_accuracy:.2f} %")
     say(f"checkpoints   {config.run_dir / 'last'} and {config.run_dir / 'best'}")
     say(f"metrics       {config.run_dir / 'metrics.jsonl'}")
+    if jax.process_index() == 0:
+        say(f"weights       {write_weights(config, run)}")
     return snapshot.accuracy

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from flaxarch import ops
-from train.workdir import write_atomically
+from train.workdir import write_atomically, writing
 
 Row = dict[str, Any]
 
@@ -26,20 +26,37 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def await_row(path: Path, row: Row, seconds: float = 10.0) -> bool:
+    """Whether another process writes `row` within that time, clocks aside; of an empty one that is so."""
+    until = time.monotonic() + seconds
+    while row and (row["step"], row["kind"]) not in ((x["step"], x["kind"]) for x in read_rows(path)[-3:]):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 class MetricsFile:
     """The rows up to `step`, the step that a run continues from, and after them those to come.
 
-    Of several processes one has a path, and the others write nothing. With `tensorboard`, a folder, the
-    numbers go there too; it needs tensorboardX.
+    With `untested`, that step is still to be evaluated, and its rows of evaluations are left out. Of several
+    processes one has a path, and the others write nothing. With `tensorboard`, a folder, the numbers go there
+    too; it needs tensorboardX.
     """
 
-    def __init__(self, path: Path | None, step: int, tensorboard: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | None, step: int, tensorboard: Path | None = None, *, untested: bool = False
+    ) -> None:
         self._file = self._events = None
         if path is None:
             return
         kept = [row for row in read_rows(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a", encoding="utf-8")
+        if untested:
+            kept = [row for row in kept if row["step"] < step or row["kind"] == "train"]
+        self._path = path
+        with writing(path):
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = path.open("a", encoding="utf-8")
         if tensorboard is not None:
             from tensorboardX import SummaryWriter
 
@@ -53,8 +70,9 @@ class MetricsFile:
     def write(self, row: Row) -> None:
         """Adds a row."""
         if self._file:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            with writing(self._path):
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
         if self._events:
             for name, value in row.items():
                 if name not in ("kind", "step") and value is not None:
@@ -63,14 +81,16 @@ class MetricsFile:
     def sync(self) -> None:
         """Rows are on the disk after this: call it before the checkpoint that counts on them."""
         if self._file:
-            os.fsync(self._file.fileno())
+            with writing(self._path):
+                os.fsync(self._file.fileno())
         if self._events:
             self._events.flush()
 
     def close(self) -> None:
         """Ends writing."""
         if self._file:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
         if self._events:
             self._events.close()
 

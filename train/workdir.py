@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ _FREE = (
     "workdir",
     "workers",
     "save_every",
+    "keep_best",
     "compilation_cache",
     "tensorboard",
     "profile",
@@ -21,6 +25,10 @@ _FREE = (
     "process_id",
     "distributed",
 )
+
+
+class WorkdirError(OSError):
+    """The folder of a run cannot be written to. The message is one clause."""
 
 
 def claim_workdir(config: Config, *, write: bool = True) -> None:
@@ -53,7 +61,26 @@ def claim_workdir(config: Config, *, write: bool = True) -> None:
         config.run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(mine, indent=2) + "\n")
     except OSError as error:
-        raise ConfigError(f"workdir {config.run_dir} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"workdir {config.run_dir} cannot be written: {reason_of(error)}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within this, an OSError becomes a WorkdirError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says was wrong, where it is in an error at all: "No space left on device"."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = str(error)
+    if number := re.search(r"os_error_code='(\d+)'|os error (\d+)", words):  # TensorStore's; Rust's
+        return os.strerror(int(number[1] or number[2]))
+    return (words.strip() or repr(error)).splitlines()[0]
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,4 +1,5 @@
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_net import full_disk
 
-from train.checkpoint import CheckpointError, Checkpoints, Snapshot, load_variables
+from train.checkpoint import CheckpointError, Checkpoints, Snapshot, load_best, load_variables, steps_in
 from train.parallel import MeshPartitioner, Partitioner, PmapPartitioner
 from train.step import TRAIN_METRICS, TrainState
+from train.workdir import WorkdirError
 
 KINDS = ["pmap", "mesh", "sharded"]
 SHARDED = partial(MeshPartitioner, shard_params=True)
@@ -85,6 +88,64 @@ def test_last_keeps_two_and_best_keeps_one(tmp_path: Path):
     checkpoints.close()
     assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["30", "40"]
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["30"]
+
+
+def save_tested(run_dir: Path, keep_best: int, **accuracies: float) -> None:
+    """As a run does whose evaluations, after these steps, give these accuracies."""
+    partitioner = MeshPartitioner()
+    checkpoints = Checkpoints(run_dir, partitioner, keep_best)
+    for step, accuracy in accuracies.items():
+        checkpoints.save_best(snapshot(int(step[1:]), partitioner).state, accuracy)
+    checkpoints.close()
+
+
+def test_best_keeps_the_most_accurate_and_of_equals_the_earlier(tmp_path: Path):
+    save_tested(tmp_path, 2, _1=0.3, _2=0.5, _3=0.5, _4=0.4, _5=0.6, _6=0.5)
+    assert steps_in(tmp_path / "best") == [2, 5]
+    best = load_best(tmp_path)
+    assert best is not None
+    assert (best.step, best.accuracy) == (5, 0.6)
+    save_tested(tmp_path, 2, _7=0.55)  # in a new process
+    assert steps_in(tmp_path / "best") == [5, 7]
+    best = load_best(tmp_path)
+    assert best is not None
+    assert_equal(best.variables["params"], snapshot(5, MeshPartitioner()).state.params)
+
+
+def test_run_that_repeats_steps_after_a_kill_ends_with_the_same_best(tmp_path: Path):
+    accuracies = {"_1": 0.3, "_2": 0.5, "_3": 0.2, "_4": 0.6, "_5": 0.4}
+    save_tested(tmp_path / "unbroken", 2, **accuracies)
+    save_tested(tmp_path / "killed", 2, **dict(list(accuracies.items())[:4]))
+    save_tested(tmp_path / "killed", 2, **accuracies)
+    assert steps_in(tmp_path / "killed" / "best") == steps_in(tmp_path / "unbroken" / "best") == [2, 4]
+
+
+def test_what_a_kill_has_left_of_removed_networks_goes_at_the_next_start(tmp_path: Path):
+    save_tested(tmp_path, 3, _1=0.3, _2=0.5, _3=0.4)
+    shutil.rmtree(tmp_path / "best" / "3" / "progress")  # half removed
+    save_tested(tmp_path, 1)
+    assert steps_in(tmp_path / "best") == [2]
+
+
+def save_and_wait(checkpoints: Checkpoints, found: Snapshot) -> None:
+    checkpoints.save(found)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        checkpoints.check()
+
+
+def test_write_that_fails_is_told_by_the_next_call_and_spoils_no_checkpoint(tmp_path: Path):
+    partitioner = MeshPartitioner()
+    checkpoints = Checkpoints(tmp_path, partitioner)
+    checkpoints.save(snapshot(10, partitioner))
+    checkpoints.wait()
+    with full_disk(2000), pytest.raises(WorkdirError, match=f"to {tmp_path}: File too large"):
+        save_and_wait(checkpoints, snapshot(20, partitioner))
+    restored = restore(tmp_path)
+    assert restored is not None
+    assert_equal(restored[0], snapshot(10, partitioner))
+    save(tmp_path, 20)
+    assert steps_in(tmp_path / "last") == [10, 20]
 
 
 def test_best_of_a_killed_run_stays_when_the_step_is_repeated(tmp_path: Path):

@@ -709,3 +709,9 @@ def test_of_two_tar_members_with_one_name_the_later_counts(tmp_path: Path):
         tar.addfile(member, io.BytesIO(newer))
     dataset: Dataset = open_dataset("folder", tmp_path)
     np.testing.assert_array_equal(loaded(dataset.train)[0], 255 - images["train"])
+
+
+def test_share_of_a_last_batch_that_has_no_images_can_be_resized():
+    source = open_dataset("digits", None, image_size=16).test
+    images, labels = source.load(np.arange(0))
+    assert (images.shape, images.dtype, labels.shape) == ((0, 16, 16, 1), np.uint8, (0,))

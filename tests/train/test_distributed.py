@@ -1,6 +1,7 @@
 """Runs of two processes, which find one another over the loopback."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_net
+from PIL import Image
 
 from train.checkpoint import load_variables
 from train.metrics import read_rows
@@ -106,6 +108,72 @@ def test_sigterm_to_one_process_stops_both_after_the_same_step(tmp_path: Path):
     assert [process.returncode for process in processes] == [0, 0]
     (step,) = {line for err in said for line in err.splitlines() if "stopped after step" in line}
     assert "the same command continues this run" in step
+
+
+def test_sigterm_ahead_of_the_first_step_of_a_resumed_run_stops_it_after_that_step(tmp_path: Path):
+    cache, run_dir = tmp_path / "cache", tmp_path / "run"
+    processes = start_two(run_dir, cache=cache)
+    wait_for_rows(run_dir, 5, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    (step,) = {stopped_after(process) for process in processes}
+
+    processes = start_two(run_dir, cache=cache)
+    out: Any = processes[0].stdout
+    while "continuing after step" not in (line := out.readline()):
+        assert line, processes[0].communicate()
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert {stopped_after(process) for process in processes} <= {step + 1, step + 2}
+
+
+def stopped_after(process: subprocess.Popen[str]) -> int:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    found = re.search(r"stopped after step (\d+) of .*; the same command continues this run", err)
+    assert found, err
+    return int(found[1])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("flags", [(), MESH], ids=["pmap", "mesh"])
+def test_image_that_vanishes_for_one_process_is_named_and_costs_no_step(
+    flags: tuple[str, ...], split: str, tmp_path: Path
+):
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    for i in range(160):
+        path = folder / ("test" if i % 5 == 0 else "train") / ("ape", "bee")[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
+    flags = (*flags, "--data", "folder", "--data-dir", str(folder), "--batch-size", "8")
+    flags = (*flags, "--log-every", "3", "--save-every", "1000", "--epochs", "12")
+    cache, run_dir = tmp_path / "cache", tmp_path / "run"
+    finish(*start_two(tmp_path / "unbroken", *flags, cache=cache))
+
+    processes = start_two(run_dir, *flags, cache=cache)
+    wait_for_rows(run_dir, 5, processes)
+    gone = next((folder / split / "bee").iterdir())
+    gone.rename(tmp_path / gone.name)
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    errors = [line for err in said for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert sum(str(gone) in line for line in errors) == 1
+    assert not any("Traceback" in err for err in said)
+    assert os.listdir(run_dir / "last") == []  # the whole interval would have been lost
+
+    (tmp_path / gone.name).rename(gone)
+    first, _ = finish(*start_two(run_dir, *flags, cache=cache))
+    (continued,) = re.findall(r"continuing after step (\d+) of", first)
+    assert int(continued) >= 13  # of which the fifth row is
+    timeless = ("kind", "step", "loss", "accuracy")
+    rows, expected_rows = (
+        [[row[name] for name in timeless] for row in read_rows(path / "metrics.jsonl")]
+        for path in (run_dir, tmp_path / "unbroken")
+    )
+    assert rows == expected_rows
+    found, expected = (load_variables(path / "last") for path in (run_dir, tmp_path / "unbroken"))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert not [*run_dir.glob("alone-*")]
 
 
 def wait_for_rows(run_dir: Path, number: int, processes: list[Any]) -> None:

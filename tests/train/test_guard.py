@@ -27,7 +27,7 @@ from train.checkpoint import load_variables
 from train.config import Config, ConfigError
 from train.diagnose import first_nonfinite
 from train.display import Display
-from train.guard import Stopped, sole_run
+from train.guard import Stop, Stopped, sole_run, stoppable
 from train.metrics import read_rows
 from train.step import TrainState, init_state, make_train_step
 
@@ -75,6 +75,25 @@ def test_folder_is_one_runs_at_a_time(tmp_path: Path):
         pass
     with sole_run(tmp_path):  # the first is over
         pass
+
+
+def test_sigterm_ahead_of_the_run_ends_it_at_once():
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match=r"^stopped$"), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_processes_count_their_steps_from_the_start_of_the_session_on():
+    asked: list[int] = []
+    with (
+        mock.patch("jax.process_count", return_value=2),
+        mock.patch("train.guard.multihost_utils.reached_preemption_sync_point", asked.append),
+        Stop().listening() as stop,
+    ):
+        for _ in range(3):
+            stop.after_step()
+    assert asked == [1, 2, 3]
 
 
 class Fragile(nn.Module):

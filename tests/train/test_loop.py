@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,16 @@ from rich.console import Console
 from train.__main__ import main
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
+from train.data import ArraySource, DataError, open_dataset
 from train.display import Display
-from train.loop import train
-from train.metrics import read_rows
+from train.loop import TrainingError, train
+from train.metrics import MetricsFile, read_rows
+from train.workdir import WorkdirError
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 # 1437 training images: 22 steps an epoch.
-SHORT = Config(epochs=2, log_every=5, save_every=8)
+SHORT = Config(epochs=2, log_every=5, save_every=8, keep_best=2)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,7 @@ def test_run_leaves_rows_when_they_are_due_and_learns(unbroken: Path):
     assert tested[-1]["loss"] < tested[0]["loss"]
     assert tested[-1]["accuracy"] > 0.2
     assert sorted(os.listdir(unbroken / "last")) == ["40", "44"]
+    assert sorted(os.listdir(unbroken / "best")) == ["22", "44"]
     assert json.loads((unbroken / "config.json").read_text())["epochs"] == 2
 
 
@@ -94,6 +100,86 @@ def test_interrupted_run_continues_to_the_rows_and_parameters_of_an_unbroken_one
     assert "continuing after step 16 of 44" in screen.getvalue()
     assert "epoch 2/2" in screen.getvalue()
     assert "images/s" in screen.getvalue()
+    assert_same_result(tmp_path, unbroken)
+
+
+@contextmanager
+def full_disk_from(step: int, num_bytes: int) -> Iterator[None]:
+    """Within this there is no room any more from `step` on, for files above that size."""
+    advance = Display.advance
+
+    with ExitStack() as stack:
+
+        def fill(display: Display, current: int) -> None:
+            if current == step:
+                stack.enter_context(tiny_net.full_disk(num_bytes))
+            advance(display, current)
+
+        with mock.patch.object(Display, "advance", fill):
+            yield
+
+
+def test_run_whose_disk_fills_up_says_so_and_with_room_continues_to_the_same_end(
+    unbroken: Path, tiny: None, tmp_path: Path
+):
+    config = dataclasses.replace(SHORT, workdir=tmp_path)
+    sentence = (
+        f"no checkpoint can be written to {tmp_path}: File too large; the newest checkpoint is of step 16, "
+        "and once it can be written to, the same command continues this run"
+    )
+    with full_disk_from(23, num_bytes=2500), pytest.raises(TrainingError, match=f"^{re.escape(sentence)}$"):
+        train(config, Console(file=StringIO()))
+    train(config, Console(file=StringIO()))
+    assert_same_result(tmp_path, unbroken)
+
+
+def test_row_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path: Path):
+    rows = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    rows.write({"kind": "train", "step": 1})
+    sentence = r"metrics\.jsonl cannot be written: File too large"
+    with tiny_net.full_disk(60):
+        with pytest.raises(WorkdirError, match=sentence):
+            rows.write({"kind": "train", "step": 2, "loss": 0.123456789})
+        with pytest.raises(WorkdirError, match=sentence):
+            rows.close()
+    rows = MetricsFile(tmp_path / "metrics.jsonl", 1)
+    rows.write({"kind": "train", "step": 2})
+    rows.close()
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_workdir_that_cannot_be_made_is_refused(tiny: None, tmp_path: Path):
+    (tmp_path / "file").touch()
+    config = dataclasses.replace(SHORT, workdir=tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match="file/run cannot be written: Not a directory"):
+        train(config)
+
+
+@dataclass(frozen=True, eq=False)
+class Vanishing(ArraySource):
+    """Examples whose file is gone in the evaluation after one of these steps."""
+
+    run_dir: Path = Path()
+    gone_after: tuple[int, ...] = ()
+
+    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if read_rows(self.run_dir / "metrics.jsonl")[-1]["step"] in self.gone_after:
+            raise DataError("x.png is gone")
+        return super().load(indices)
+
+
+def test_test_image_that_vanishes_costs_no_step_and_its_evaluation_is_made_up_for(
+    unbroken: Path, tiny: None, tmp_path: Path
+):
+    digits = open_dataset("digits", None)
+    images, labels = digits.test.load(np.arange(360))
+    config = dataclasses.replace(SHORT, workdir=tmp_path)
+    for step in (22, 44):  # after the first epoch, and at the end
+        test = Vanishing(images, labels, digits.test.class_names, run_dir=tmp_path, gone_after=(step,))
+        with pytest.raises(TrainingError, match=r"x\.png is gone; the same command continues this run"):
+            train(config, Console(file=StringIO()), digits._replace(test=test))
+        assert str(step) in os.listdir(tmp_path / "last")
+    train(config, Console(file=StringIO()))
     assert_same_result(tmp_path, unbroken)
 
 

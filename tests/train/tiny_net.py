@@ -3,7 +3,10 @@
 Run as a script it is `python -m train` with that network for every model.
 """
 
+import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -52,8 +55,20 @@ def random_batch(seed: int, batch_size: int = 32) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Within this no file can grow beyond that size, which a write meets as it meets a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 if __name__ == "__main__":
     from train.__main__ import main
 
-    with mock.patch("flaxarch.create", create):
+    # Images in files are read when they are asked for, so that they can vanish.
+    with mock.patch("flaxarch.create", create), mock.patch("train.data.folder.IN_MEMORY_BYTES", 0):
         sys.exit(main())

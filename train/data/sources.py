@@ -140,7 +140,10 @@ class ResizedSource(DerivedSource):
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Examples `indices` (n,): resized images and labels."""
         images, labels = self.source.load(indices)
-        return np.stack([self._resized(image) for image in images]), labels
+        resized = np.empty((len(labels), *self.image_shape), np.uint8)
+        for place, image in zip(resized, images, strict=True):
+            place[...] = self._resized(image)
+        return resized, labels
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
         channels = [Image.fromarray(channel) for channel in np.moveaxis(image, -1, 0)]
