@@ -18,12 +18,13 @@ from typing import Any, Union
 import tyro
 
 from flaxarch.commands.base import Command, CommandError, UsageError, remark
+from flaxarch.commands.compare import Compare
 from flaxarch.commands.convert import Convert
 from flaxarch.commands.list import List
 from flaxarch.commands.predict import Predict
 from flaxarch.commands.summary import Summary
 
-COMMANDS: tuple[type[Command], ...] = (List, Summary, Convert, Predict)
+COMMANDS: tuple[type[Command], ...] = (List, Summary, Compare, Convert, Predict)
 
 _ABOUT = "Deep convolutional networks in JAX and Flax: what there is, what it costs, weights, predictions."
 _STYLE = (

@@ -36,7 +36,7 @@ class Curves(NamedTuple):
     name: str
     config: dict[str, Any]
     train: list[Row]
-    tests: list[Row]
+    tests: list[Row]  # evaluations during the run: on test images, or on those held back for validation
 
 
 class ReportError(ValueError):
@@ -71,7 +71,7 @@ COLUMNS = (
     "data",
     "steps",
     "loss",
-    "test accuracy, %",
+    "accuracy, %",
     "best, %",
     "images/s",
     "PFLOP",
@@ -96,7 +96,7 @@ def _cells(run: Curves) -> tuple[str, ...]:
         run.config["data"],
         f"{last['step']:,}",
         f"{last['loss']:.4f}",
-        f"{100 * accuracies[-1]:.2f}" if accuracies else "",
+        f"{100 * accuracies[-1]:.2f}{_of(run)}" if accuracies else "",
         f"{100 * max(accuracies):.2f}" if accuracies else "",
         f"{sorted(rates)[len(rates) // 2]:,.0f}" if rates else "",
         f"{last['flops'] / 1e15:.3g}" if last.get("flops") else "",
@@ -104,8 +104,13 @@ def _cells(run: Curves) -> tuple[str, ...]:
     )
 
 
+def _of(run: Curves) -> str:
+    """What the accuracies of a run are of, where it is not the test images."""
+    return f" ({run.tests[-1]['of']})" if "of" in run.tests[-1] else ""
+
+
 def draw(runs: Sequence[Curves]) -> bytes:
-    """A PNG: training loss, test accuracy and learning rate over epochs, a line for each run."""
+    """A PNG: training loss, accuracy in evaluations and learning rate over epochs, a line for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -121,7 +126,7 @@ def draw(runs: Sequence[Curves]) -> bytes:
             accuracy.plot(tests, averaged, ".--", color=line.get_color())
     for axes, title in (
         (loss, "training loss, nats"),
-        (accuracy, "test accuracy, % (dashed: averaged weights)"),
+        (accuracy, "accuracy in evaluations, % (dashed: averaged weights)"),
         (rate, "learning rate"),
     ):
         axes.set(title=title, xlabel="epochs")
@@ -142,7 +147,7 @@ table {{ border-collapse: collapse; }} th, td {{ padding: .3rem .7rem; text-alig
 th:nth-child(-n+3), td:nth-child(-n+3) {{ text-align: left; }} tr + tr {{ border-top: 1px solid #ddd; }}
 </style>
 <h1>Runs</h1>
-<img alt="training loss, test accuracy and learning rate" src="data:image/png;base64,{picture}">
+<img alt="training loss, accuracy and learning rate" src="data:image/png;base64,{picture}">
 <div><table>
 {rows}
 </table></div>

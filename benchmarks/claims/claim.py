@@ -93,8 +93,9 @@ class Claim:
     tier: Literal["C", "G"] = "C"  # two CPU cores and minutes, or a GPU and full CIFAR-10
     needs: tuple[str, ...] = ()  # fields of Places
     calibrated: str = ""
-    x: str = ""  # what the curves run over: the first is 1, unless `draw` says otherwise
+    x: str = ""  # what the curves run over
     y: str = ""
+    first_x: int = 1
     draw: Callable[[Any, Mapping[str, Any]], None] | None = (
         None  # onto axes, from the kept run; None: all curves
     )

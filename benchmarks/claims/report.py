@@ -117,7 +117,7 @@ def plot(name: str, claim: Claim, kept: dict[str, Any]) -> None:
     if claim.draw is not None:
         claim.draw(axes, kept)
     else:
-        draw_curves(axes, kept)
+        draw_curves(axes, kept, claim.first_x)
     axes.set(xlabel=claim.x, ylabel=claim.y)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
@@ -126,11 +126,11 @@ def plot(name: str, claim: Claim, kept: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def draw_curves(axes: Any, kept: dict[str, Any]) -> None:
-    """Every curve over 1, 2, ...: the mean over seeds, and their range as a band."""
+def draw_curves(axes: Any, kept: dict[str, Any], first_x: int) -> None:
+    """Every curve: the mean over seeds, and their range as a band."""
     seeds = [seed["curves"] for seed in kept["seeds"].values()]
     for curve in seeds[0]:
         columns = list(zip(*(seed[curve] for seed in seeds), strict=True))
-        x = range(1, len(columns) + 1)
+        x = range(first_x, first_x + len(columns))
         axes.plot(x, [fmean(column) for column in columns], label=curve)
         axes.fill_between(x, [min(c) for c in columns], [max(c) for c in columns], alpha=0.2)

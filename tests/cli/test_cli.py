@@ -43,7 +43,10 @@ def test_shells_can_complete_it(run):
     ("argv", "sentence"),
     [
         (["lst"], "there is no command 'lst': did you mean list?"),
-        (["frobnicate"], "there is no command 'frobnicate': there are list, summary, convert, predict"),
+        (
+            ["frobnicate"],
+            "there is no command 'frobnicate': there are list, summary, compare, convert, predict",
+        ),
         (["--json", "list"], "--json comes before a command"),
         (["list", "--max-parms", "3"], "unrecognized options: --max-parms, 3: did you mean --max-params?"),
         (["list", "--sort", "size"], "invalid choice 'size' for argument '--sort'"),

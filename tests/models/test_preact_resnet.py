@@ -339,8 +339,9 @@ def test_network_starts_as_its_source_does(name: str, conv_std: Any, dense_std: 
     assert with_bias == ({"shortcut", "conv3"} if name == "resnet50v2_keras" else set())
 
 
-@pytest.mark.parametrize("gates", [None, jnp.linspace(0.5, 1, 9)], ids=["plain", "gated"])
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("train", "gates"), [(True, jnp.linspace(0.5, 1, 9)), (False, None)], ids=["trained", "evaluated"]
+)
 def test_units_in_a_loop_equal_units_in_turn(train: bool, gates):
     model = CifarPreActBottleneck(bottleneck_sizes(29), widths=(16, 32, 64))
     variables = random_variables(model)

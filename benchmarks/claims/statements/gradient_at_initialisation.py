@@ -68,4 +68,5 @@ CLAIM = Claim(
     "limit of wide layers and large batches.",
     x="layers from the loss back",
     y="ln of squared gradient norm",
+    first_x=0,
 )

@@ -39,6 +39,7 @@ CLAIM = Claim(
         Check("gradient in lengths 5 to 17 at ρ = 0.25", low=0.95),
         Check("blocks to train with at ρ = 0.27", 22.5, 23.5),
     ),
-    x="length of path, plus one",
+    x="length of path",
     y="share",
+    first_x=0,
 )

@@ -65,9 +65,9 @@ def _cifar(network: str, *args, rules: Rules = torchvision.CIFAR_RESNET, **kwarg
 
 
 CASES = {
-    "resnet18": _torchvision("resnet18", golden=True),
+    "resnet18": _torchvision("resnet18", golden=True, slow=True),
     "resnet50": _torchvision("resnet50", golden=True),
-    "resnext50_32x4d": _torchvision("resnext50_32x4d", golden=True, lax=True),
+    "resnext50_32x4d": _torchvision("resnext50_32x4d", golden=True, slow=True, lax=True),
     "wide_resnet50_2": _torchvision("wide_resnet50_2"),
     **{
         name: _torchvision(name)

@@ -22,5 +22,5 @@ def _torch(name: str, builder: str = "torchvision.models") -> Case:
 CASES = {
     "squeezenet1_0": _torch("squeezenet1_0").but(slow=True),
     "squeezenet1_1": _torch("squeezenet1_1"),
-    "squeezenet1_0_bypass": _torch("squeezenet1_0_bypass", "tests.golden.torch_squeezenet"),
+    "squeezenet1_0_bypass": _torch("squeezenet1_0_bypass", "tests.golden.torch_squeezenet").but(slow=True),
 }
