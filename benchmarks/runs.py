@@ -43,8 +43,8 @@ def keep(workdir: Path, name: str, hardware: str, remark: str) -> None:
 def table() -> str:
     """A row for each run: accuracy at the end, and what it took."""
     lines = [
-        "| run | test accuracy after each epoch, % | images/s | hours | hardware | versions | flags |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| run | test accuracy by epoch, % | TFLOP | images/s | hours | hardware | versions | flags |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(row(path.parent) for path in sorted(RESULTS.glob("*/config.json"))),
     ]
     return "\n".join(lines) + "\n"
@@ -58,10 +58,13 @@ def row(folder: Path) -> str:
     curve = accuracies(rows)
     rates = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     hours = rows[-1]["seconds"] / 3600
+    flops = [row["flops"] / 1e12 for row in rows if row.get("flops")]
+    spent = f"{flops[-1]:.3g}" if flops else ""  # of all updates, by XLA's count
     versions = ", ".join(f"{library} {number}" for library, number in about["versions"].items())
     hardware = about["hardware"] + (f" ({about['remark']})" if about["remark"] else "")
     name, rate = f"{config['model']}, {folder.name}", f"{median(rates):.0f}"
-    return f"| {name} | {curve} | {rate} | {hours:.2f} | {hardware} | {versions} | {flags(config)} |"
+    cells = (name, curve, spent, rate, f"{hours:.2f}", hardware, versions, given_flags(config))
+    return f"| {' | '.join(cells)} |"
 
 
 def accuracies(rows: list[dict[str, Any]]) -> str:
@@ -75,7 +78,7 @@ def accuracies(rows: list[dict[str, Any]]) -> str:
     return "; ".join(f"{of}: {', '.join(values)}" for of, values in parts.items())
 
 
-def flags(config: dict[str, Any]) -> str:
+def given_flags(config: dict[str, Any]) -> str:
     """The flags of `python -m train` that differ from its defaults."""
     defaults = json.loads(json.dumps(vars(Config())))
     given = {key: x for key, x in config.items() if x != defaults[key] and key != "save_every"}

@@ -1,7 +1,8 @@
 """What two or more families share: conventions of their layers, the residual sum and its gates, checks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -203,9 +204,29 @@ class Conventions:
 TORCH = Conventions()
 
 
+# (shortcut x, branch y = F(x), gate or None) -> what the block goes on with
+Sum = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+_sum: ContextVar[Sum | None] = ContextVar("sum", default=None)
+
+
 def residual(x: jax.Array, y: jax.Array, gate: jax.Array | None) -> jax.Array:
     """The sum that makes a network residual: shortcut `x`, branch `y` = F(x), and x + g * F(x)."""
+    if (replaced := _sum.get()) is not None:
+        return replaced(x, y, gate)
     return x + y if gate is None else x + gate * y
+
+
+@contextmanager
+def replace_residual(new: Sum) -> Iterator[None]:
+    """While it is open, `new` stands in for `residual` in every network: what `flaxarch.depth` studies.
+
+    To be opened inside of what JAX traces: a function that was compiled before keeps the sum that it has.
+    """
+    before = _sum.set(new)
+    try:
+        yield
+    finally:
+        _sum.reset(before)
 
 
 def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:

@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import models, runs
+from benchmarks import models, recipes, runs
+from train.recipes import RECIPES
 
 
 def test_readme_holds_the_table_that_the_kept_runs_give():
@@ -13,6 +15,15 @@ def test_readme_holds_the_table_that_the_kept_runs_give():
 
 def test_the_table_of_networks_is_what_the_registry_and_the_kept_comparisons_give():
     assert models.PAGE.read_text(encoding="utf-8") == models.page()
+
+
+def test_the_page_of_recipes_is_what_they_are_and_what_their_first_steps_gave():
+    assert recipes.PAGE.read_text(encoding="utf-8") == recipes.page()
+    kept = json.loads(recipes.KEPT.read_text(encoding="utf-8"))
+    assert kept.keys() == RECIPES.keys()
+    for name, found in kept.items():
+        assert len(found["losses"]) == recipes.STEPS, name
+        assert np.isfinite([*found["losses"], found["test_loss"]]).all(), name
 
 
 def test_every_kept_comparison_is_within_the_contract():
@@ -30,7 +41,7 @@ def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch:
     config = {"model": "resnet56", "data": "mnist", "data_dir": "here", "epochs": 2, "seed": 0}
     config |= {"weights": "there/x.pth", "freeze": ["body", "fc/*"], "freeze_batch_norm": True}
     rows = [
-        {"kind": "train", "step": 5, "images_per_second": 100.0, "seconds": 9.0},
+        {"kind": "train", "step": 5, "images_per_second": 100.0, "seconds": 9.0, "flops": 2.5e12},
         {"kind": "eval", "step": 5, "accuracy": 0.5, "seconds": 10.0},
         {"kind": "eval", "step": 10, "accuracy": 0.75, "seconds": 3600.0},
     ]
@@ -40,6 +51,7 @@ def test_kept_run_is_a_row_with_its_curve_and_flags(tmp_path: Path, monkeypatch:
     runs.keep(workdir, "a-run", hardware="2 cores", remark="busy")
     (row,) = [line for line in runs.table().splitlines() if "a-run" in line]
     shown = ("resnet56, a-run", "50.00, 75.00", "| 100 | 1.00 |", "2 cores (busy)", "`--model resnet56`")
+    assert "| 2.5 |" in row
     for part in (*shown, "`--weights x.pth`", "`--freeze body fc/*`", "`--freeze-batch-norm`"):
         assert part in row
     assert "--data-dir" not in row

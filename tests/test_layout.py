@@ -16,7 +16,7 @@ FLOORS = [
     ["flaxarch.cli", "flaxarch.__main__"],
     ["flaxarch.commands"],
     ["flaxarch"],  # the public names
-    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.preprocess", "flaxarch.transfer"],
+    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.depth", "flaxarch.preprocess", "flaxarch.transfer"],
     ["flaxarch.pictures"],
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],

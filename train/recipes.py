@@ -54,13 +54,16 @@ RECIPES = {
     ),
     "fashion_mnist": Recipe(
         {
-            "model": "resnet20",
+            "model": "resnet8_keras",
             "data": "fashion_mnist",
-            "augment": "crop_flip",
-            "crop_padding": 2,
-            "epochs": 10,
+            "augment": "flip",
+            "epochs": 8,
+            "batch_size": 128,
+            "learning_rate": 0.3,
+            "weight_decay": 2e-4,
+            "test_views": "flip",
         },
-        "made here, for a laptop",
+        "made here, for a quarter of an hour on a laptop: 78 thousand parameters",
     ),
     "lecun1998_lenet": Recipe(
         {
