@@ -43,7 +43,7 @@ def measure(seed: int, places: Places) -> Measured:
     line = np.polyfit(np.log(RESIDUAL_DEPTHS[1:]), np.log(residual[1:]), 1)
     return Measured(
         {
-            "log2 slope per layer, plain": log_slope(plain[:6]) / np.log(2),
+            "log2 slope per layer, plain": log_slope(np.array(plain[:6])) / np.log(2),
             "correlation at 24 layers, plain": plain[-1],
             "log-log slope, residual with batch norm": float(line[0]),
             "correlation at 24 blocks, residual with batch norm": residual[-1],

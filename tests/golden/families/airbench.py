@@ -1,12 +1,14 @@
 """The airbench networks for CIFAR-10."""
 
+from typing import Any
+
 from flaxarch.convert.rules import TORCH, Rules
 from tests.golden.case import Case
 
 _RULES = Rules("torch", TORCH, ((r"/", "."),), (r".*\.num_batches_tracked",))
 
 
-def _case(name: str, **kwargs: bool) -> Case:
+def _case(name: str, **kwargs: Any) -> Case:
     return Case(
         f"tests.golden.torch_airbench:{name}",
         rules=_RULES,
