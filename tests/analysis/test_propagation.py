@@ -140,6 +140,7 @@ def test_product_of_jacobians_is_the_gradient_and_its_adjoint(model: Any, shape:
     np.testing.assert_allclose(products, products[0], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_states_and_plain_networks_have_no_shares():
     variables, (images, labels) = random_variables(PLAIN), random_batch(3)
     chain = Chain(PLAIN, SHAPE)

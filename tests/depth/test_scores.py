@@ -91,6 +91,7 @@ def test_each_order_scores_as_the_network_with_exchanged_variables(variables: An
     assert len(np.unique(np.round(found.loss, 5))) > 2
 
 
+@pytest.mark.slow
 def test_statistics_move_with_their_block():
     model = tiny_preact(stage_sizes=(1, 3))
     variables, batch = random_variables(model), random_batch(2)
