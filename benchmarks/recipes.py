@@ -99,7 +99,7 @@ def page() -> str:
         "Results are the publications' own, none of them measured here. The last columns show that each",
         "recipe runs: its loss, with smoothing, mixing and auxiliary heads, at step 1 and",
         f"{STEPS} on small real data,",
-        "with the flags changed that are named. Learning rates are the recipes', for larger batches, so that a loss",
+        "with the flags changed that are named. The rates are the recipes', for larger batches: a loss",
         "may rise. Written by `python -m benchmarks.recipes`.",
         "",
         "| recipe | network | source | published result | what is otherwise here | trial | loss |",
