@@ -69,7 +69,9 @@ def test_two_processes_of_two_devices_do_what_one_of_four_and_one_device_do(
     finish(start(tmp_path / "four", 4, *flags, cache=cache))
     first, second = finish(*start_two(tmp_path / "two", *flags, cache=cache))
     assert "test accuracy" in first
-    assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
+    assert [
+        line for line in second.splitlines() if "peer ranks" not in line
+    ] == []  # Gloo's own, at times torn
     expected = losses(tmp_path / "one")
     np.testing.assert_allclose(losses(tmp_path / "four"), expected, rtol=2e-3)
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=2e-3)
