@@ -11,9 +11,10 @@ import pytest
 from flax import linen as nn
 
 import flaxarch
-from flaxarch.layers import Network, linear_survival_probs, residual
+from flaxarch.layers import Network
 from flaxarch.models.cifar_resnet import CifarResNet, avg_pool_pad, stage_sizes, zero_pad
 from flaxarch.models.resnet import projection
+from flaxarch.residual import linear_survival_probs, residual
 from tests.reference import random_variables
 
 NUM_BLOCKS = 6

@@ -21,7 +21,7 @@ FLOORS = [
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],
     ["flaxarch.variant"],
-    ["flaxarch.layers"],
+    ["flaxarch.layers", "flaxarch.residual"],
     ["flaxarch.ops"],
 ]
 PACKAGES = ("benchmarks", "train", "flaxarch")

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from flaxarch.depth.trunk import Block, blocks, model_call, unrolled, watch_calls
-from flaxarch.layers import replace_residual
+from flaxarch.residual import replace_residual
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from flaxarch.depth.gates import replace_layers
 from flaxarch.depth.scores import Scores, batched, check_labels, totals
 from flaxarch.depth.trunk import deletable, model_call, unrolled
-from flaxarch.layers import replace_residual
+from flaxarch.residual import replace_residual
 
 MAX_BLOCKS = 12
 

@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 
 from flaxarch.depth.scores import check_labels, cross_entropy
 from flaxarch.depth.trunk import model_call, residual_blocks, unrolled
-from flaxarch.layers import replace_residual
+from flaxarch.residual import replace_residual
 
 
 def path_gradients(

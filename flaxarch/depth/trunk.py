@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import Network, replace_residual
+from flaxarch.layers import Network
+from flaxarch.residual import replace_residual
 
 
 @dataclass(frozen=True)

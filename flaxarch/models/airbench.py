@@ -17,17 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxarch.layers import (
-    Conventions,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    residual,
-    tap,
-    torch_uniform,
-)
+from flaxarch.layers import Conventions, ModuleDef, Network, check_images, tap, torch_uniform
 from flaxarch.ops import max_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, Variant
 
 gelu = partial(nn.gelu, approximate=False)

@@ -17,18 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import (
-    Conventions,
-    ConvNorm,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    residual,
-    tap,
-    torch_uniform,
-)
+from flaxarch.layers import Conventions, ConvNorm, ModuleDef, Network, check_images, tap, torch_uniform
 from flaxarch.ops import global_avg_pool, max_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import Variant
 
 

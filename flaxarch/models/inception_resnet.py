@@ -21,20 +21,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import (
-    Conventions,
-    ConvNorm,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    residual,
-    tap,
-)
+from flaxarch.layers import Conventions, ConvNorm, ModuleDef, Network, check_images, tap
 from flaxarch.models import inception_v4
 from flaxarch.models.inception_v3 import KERAS_INCEPTION
 from flaxarch.models.inception_v4 import TIMM_INCEPTION, ReductionA, branch
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import KERAS_PICTURES, Variant
 
 Branches = tuple[tuple[int, ...], ...]  # features of each branch's layers

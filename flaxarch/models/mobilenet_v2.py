@@ -20,14 +20,13 @@ from flaxarch.layers import (
     ModuleDef,
     Network,
     SqueezeExcite,
-    block_gates,
     check_images,
     keras_dense,
     normal_dense,
-    residual,
     tap,
 )
 from flaxarch.ops import global_avg_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import KERAS_PICTURES, Variant
 
 # Table 2: expansion, features and stride of a stage; its number of blocks is the network's

@@ -24,17 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import (
-    Conventions,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    normal_dense,
-    scan_blocks,
-    tap,
-    uniform_dense,
-)
+from flaxarch.layers import Conventions, ModuleDef, Network, check_images, normal_dense, tap, uniform_dense
 from flaxarch.models.cifar_resnet import stage_sizes
 from flaxarch.models.preact_unit import (
     FULL_PREACT,
@@ -51,6 +41,7 @@ from flaxarch.models.preact_unit import (
 )
 from flaxarch.models.resnet import KERAS, Stem
 from flaxarch.ops import global_avg_pool, max_pool
+from flaxarch.residual import block_gates, scan_blocks
 from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, KERAS_PICTURES, Variant
 
 

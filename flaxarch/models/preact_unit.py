@@ -11,8 +11,9 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from flaxarch.layers import ModuleDef, residual
+from flaxarch.layers import ModuleDef
 from flaxarch.models.cifar_resnet import zero_pad
+from flaxarch.residual import residual
 
 # Where batch norms and ReLUs stand: layers are (x, norm, name of the norm) -> x
 

@@ -17,18 +17,9 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from flaxarch.layers import (
-    TORCH,
-    Conventions,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    keras_dense,
-    residual,
-    tap,
-)
+from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, check_images, keras_dense, tap
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import CAFFE_IMAGES, Variant
 
 # (x, features, strides, conv, norm) -> x as the residual sum needs it, where a block changes its shape

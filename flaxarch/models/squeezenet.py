@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxarch.layers import Conventions, ModuleDef, Network, block_gates, check_images, residual, tap
+from flaxarch.layers import Conventions, ModuleDef, Network, check_images, tap
 from flaxarch.ops import global_avg_pool, max_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import Variant
 
 _he_uniform = nn.initializers.he_uniform()

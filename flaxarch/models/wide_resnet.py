@@ -11,8 +11,9 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
-from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, block_gates, check_images, residual, tap
+from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, check_images, tap
 from flaxarch.ops import global_avg_pool
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import Variant
 
 

@@ -13,19 +13,10 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
-from flaxarch.layers import (
-    TORCH,
-    Conventions,
-    ModuleDef,
-    Network,
-    block_gates,
-    check_images,
-    keras_dense,
-    residual,
-    tap,
-)
+from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, check_images, keras_dense, tap
 from flaxarch.ops import global_avg_pool, max_pool
 from flaxarch.ops.pool import Padding
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import KERAS_PICTURES, Variant
 
 

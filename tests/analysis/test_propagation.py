@@ -13,7 +13,7 @@ from flax import linen as nn
 from flaxarch.analysis import propagation
 from flaxarch.depth import Chain
 from flaxarch.depth.scores import cross_entropy
-from flaxarch.layers import residual
+from flaxarch.residual import residual
 from tests.depth.nets import SHAPE, random_batch, random_variables, tiny_densenet, tiny_preact, tiny_vgg
 
 WIDTH, DEPTH = 128, 10

@@ -10,10 +10,10 @@ import numpy as np
 from flax import linen as nn
 
 import flaxarch
-from flaxarch.layers import residual
 from flaxarch.models.cifar_resnet import CifarResNet, stage_sizes
 from flaxarch.models.preact_resnet import CifarPreAct
 from flaxarch.models.preact_unit import projection
+from flaxarch.residual import residual
 
 SHAPE = (8, 8, 3)
 

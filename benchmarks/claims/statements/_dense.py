@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
-from flaxarch.layers import residual
+from flaxarch.residual import residual
 
 
 class Dense(nn.Module):

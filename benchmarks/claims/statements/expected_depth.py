@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from benchmarks.claims.claim import Check, Claim, Measured, Places
-from flaxarch.layers import linear_survival_probs
+from flaxarch.residual import linear_survival_probs
 
 BLOCKS, DRAWS = 54, 4096
 

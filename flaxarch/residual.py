@@ -1,0 +1,124 @@
+"""The sum that makes a network residual, its gates, and its blocks in a loop.
+
+x + g * F(x): gates of one are the plain network, Bernoulli draws stochastic depth, a zero deletes a block.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+# (shortcut x, branch y = F(x), gate or None) -> what the block goes on with
+Sum = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+_sum: ContextVar[Sum | None] = ContextVar("sum", default=None)
+
+
+def residual(x: jax.Array, y: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The sum that makes a network residual: shortcut `x`, branch `y` = F(x), and x + g * F(x)."""
+    if (replaced := _sum.get()) is not None:
+        return replaced(x, y, gate)
+    return x + y if gate is None else x + gate * y
+
+
+@contextmanager
+def replace_residual(new: Sum) -> Iterator[None]:
+    """While it is open, `new` stands in for `residual` in every network: what `flaxarch.depth` studies.
+
+    To be opened inside of what JAX traces: a function that was compiled before keeps the sum that it has.
+    """
+    before = _sum.set(new)
+    try:
+        yield
+    finally:
+        _sum.reset(before)
+
+
+def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:
+    """Chance that each block is kept, falling linearly to `last`: p_l = 1 - l / L * (1 - p_L), l from 1.
+
+    Huang et al. 2016 (stochastic depth), equation 4.
+    """
+    return 1 - jnp.arange(1, num_blocks + 1) / num_blocks * (1 - last)
+
+
+def block_gates(
+    network: Any, gates: jax.Array | None, *, num_blocks: int, train: bool
+) -> list[jax.Array | None]:
+    """One gate per residual block, shaped to multiply its branch (N, H, W, C); None is a gate of one.
+
+    Args:
+      network: has the field `survival_prob`, the chance that the last block is kept in training, which may
+        be traced; 1 for no stochastic depth. One draw per block and batch, from the PRNG stream "gates"; in
+        evaluation a block's gate is its chance to be kept (Huang et al. 2016, Sec. 3).
+      gates: given by the caller, (num_blocks,) or (num_blocks, N); they replace stochastic depth.
+      num_blocks: number of residual blocks in the network.
+      train: whether the network trains.
+    """
+    if gates is not None:
+        gates = jnp.asarray(gates, network.dtype)
+        if gates.ndim not in (1, 2) or len(gates) != num_blocks:
+            raise ValueError(
+                f"gates of shape {gates.shape} do not fit this network of {num_blocks} residual blocks: "
+                f"give ({num_blocks},), or ({num_blocks}, N) for one gate per block and image"
+            )
+    elif network.is_initializing() or _is_one(network.survival_prob):
+        return [None] * num_blocks
+    else:
+        gates = linear_survival_probs(num_blocks, network.survival_prob)
+        if train:
+            gates = jax.random.bernoulli(network.make_rng("gates"), gates)
+        gates = gates.astype(network.dtype)
+    return list(gates.reshape(num_blocks, -1, 1, 1, 1))
+
+
+def _is_one(prob: float | jax.Array) -> bool:
+    """Whether the chance is 1 for certain, which no traced one is."""
+    return not isinstance(prob, jax.Array) and prob == 1
+
+
+def scan_blocks(
+    network: nn.Module,
+    block: nn.Module,
+    names: Sequence[str],
+    x: jax.Array,
+    gates: Sequence[jax.Array | None],
+) -> jax.Array:
+    """Blocks of one shape, one after the other in a loop: compiled once, however many they are.
+
+    Equal to calling them in turn, but for what they draw. The network's variables keep their tree, one
+    subtree per block, and are stacked for the loop. On CPU the gradients of a convolution are slower in it.
+
+    Args:
+      network: owns the variables, and is being applied.
+      block: any one of the blocks, made with `parent=None`.
+      names: of the blocks in the network.
+      x: what the first of them reads.
+      gates: theirs; all are None or none is.
+    """
+
+    def stacked(collection: str) -> Any:
+        trees = [network.get_variable(collection, name) for name in names]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    mutable = network.is_mutable_collection("batch_stats")
+    keys = jax.random.split(network.make_rng("dropout"), len(names)) if network.has_rng("dropout") else None
+    gate = None if gates[0] is None else jnp.stack([g for g in gates if g is not None])
+
+    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        params, batch_stats, gate, key = inputs
+        variables = {"params": params, "batch_stats": batch_stats}
+        rngs = None if key is None else {"dropout": key}
+        y, updated = block.apply(variables, x, gate, rngs=rngs, mutable=["batch_stats"])
+        return y, updated
+
+    x, updated = lax.scan(body, x, (stacked("params"), stacked("batch_stats"), gate, keys))
+    if mutable:
+        for i, name in enumerate(names):
+            tree = jax.tree.map(lambda leaves, i=i: leaves[i], updated["batch_stats"])
+            network.put_variable("batch_stats", name, tree)
+    return x
