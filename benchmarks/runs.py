@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from train.config import Config
 from train.metrics import read_rows
+from train.report import given_flags
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -63,7 +63,8 @@ def row(folder: Path) -> str:
     versions = ", ".join(f"{library} {number}" for library, number in about["versions"].items())
     hardware = about["hardware"] + (f" ({about['remark']})" if about["remark"] else "")
     name, rate = f"{config['model']}, {folder.name}", f"{median(rates):.0f}"
-    cells = (name, curve, spent, rate, f"{hours:.2f}", hardware, versions, given_flags(config))
+    flags = " ".join(f"`{flag}`" for flag in given_flags(config) if not flag.startswith("--save-every "))
+    cells = (name, curve, spent, rate, f"{hours:.2f}", hardware, versions, flags)
     return f"| {' | '.join(cells)} |"
 
 
@@ -76,19 +77,6 @@ def accuracies(rows: list[dict[str, Any]]) -> str:
     if parts.keys() == {"test"}:
         return ", ".join(parts["test"])
     return "; ".join(f"{of}: {', '.join(values)}" for of, values in parts.items())
-
-
-def given_flags(config: dict[str, Any]) -> str:
-    """The flags of `python -m train` that differ from its defaults."""
-    defaults = json.loads(json.dumps(vars(Config())))
-    given = {key: x for key, x in config.items() if x != defaults[key] and key != "save_every"}
-    return " ".join(f"`--{key.replace('_', '-')}{_words(x)}`" for key, x in given.items())
-
-
-def _words(value: Any) -> str:
-    if value is True:
-        return ""
-    return " " + (" ".join(value) if isinstance(value, list) else str(value))
 
 
 def _write(path: Path, value: Any) -> None:

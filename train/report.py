@@ -17,6 +17,7 @@ import tyro
 
 from train.config import Config
 from train.metrics import Row, read_rows
+from train.recipes import RECIPES, recipe_config
 from train.workdir import write_atomically
 
 
@@ -158,7 +159,10 @@ th:nth-child(-n+3), td:nth-child(-n+3) {{ text-align: left; }} tr + tr {{ border
 def page(runs: Sequence[Curves], picture: bytes) -> str:
     """The whole HTML page."""
     cells = [_row("th", COLUMNS), *(_row("td", row) for row in table(runs))]
-    flags = [f"<p><b>{html.escape(run.name)}</b> {html.escape(_flags(run.config))}</p>" for run in runs]
+    flags = [
+        f"<p><b>{html.escape(run.name)}</b> {html.escape(' '.join(given_flags(run.config)))}</p>"
+        for run in runs
+    ]
     content = base64.b64encode(picture).decode()
     return _PAGE.format(picture=content, rows="\n".join(cells), flags="\n".join(flags))
 
@@ -167,11 +171,19 @@ def _row(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _flags(config: dict[str, Any]) -> str:
-    """The fields of a configuration that differ from the defaults."""
-    defaults = json.loads(json.dumps(vars(Config()), default=str))
-    given = {name: value for name, value in config.items() if value != defaults.get(name)}
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+def given_flags(config: dict[str, Any]) -> list[str]:
+    """The flags of `python -m train` that make a kept configuration, where its recipe or defaults do not."""
+    recipe = config.get("recipe")
+    base = recipe_config(recipe) if recipe in RECIPES else Config()
+    given = {**json.loads(json.dumps(vars(base), default=str)), "recipe": None}
+    return [_flag(name, value) for name, value in config.items() if value != given.get(name)]
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def main() -> int:

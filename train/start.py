@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +56,9 @@ def make_start(config: Config, data: Dataset) -> Start:
         model = flaxarch.freeze_batch_norm(model)
     whitening = None
     if config.whiten:
-        whitening = _whitening(config, model, partial(_sample, data.train, mean, std, channels))
+        _check_whitening(config, model)
+        sample = normalise(jnp.asarray(_spread(data.train)), mean, std, channels)
+        whitening = whitening_kernel(np.asarray(sample))
         model = model.clone(whiten_features=whitening.shape[-1])  # pyright: ignore[reportCallIssue]
     elif config.whiten_bias_epochs is not None:
         raise ConfigError("whiten_bias_epochs is of the layer that whiten sets; give --whiten too")
@@ -91,6 +92,8 @@ def _per_parameter(
             return config.norm_bias_scale if leaf == "bias" and tuple(module) in norms else 1.0
 
         gradient_scales = jax.tree.map_with_path(scale, params)
+        if set(jax.tree.leaves(gradient_scales)) == {1.0}:
+            raise ConfigError(f"norm_bias_scale is for networks with batch norm; {config.model} has none")
     frozen: dict[str, str] = {}
     if config.whiten:
         frozen = {f"{model.whitening}/kernel": FROZEN}
@@ -100,21 +103,22 @@ def _per_parameter(
     return PerParameter(_labels(config.freeze, frozen, model, params), scales, gradient_scales, num_updates)
 
 
-def _sample(data: Source, mean: Any, std: Any, channels: str) -> np.ndarray:
-    """The first 5,000 training images, as they come to the network: as many as Jordan 2024 takes."""
-    images, _ = data.load(np.arange(min(5000, len(data))))
-    return np.asarray(normalise(jnp.asarray(images), mean, std, channels))
+def _spread(data: Source) -> np.ndarray:
+    """5,000 training images, as many as Jordan 2024 takes, or all if there are fewer.
+
+    They are evenly spread, for those of one class may stand together.
+    """
+    images, _ = data.load(np.linspace(0, len(data) - 1, min(5000, len(data))).astype(int))
+    return images
 
 
-def _whitening(config: Config, model: Any, sample: Callable[[], np.ndarray]) -> np.ndarray:
-    """The kernel of the network's whitening layer."""
+def _check_whitening(config: Config, model: Network) -> None:
     if not hasattr(model, "whitening"):
         raise ConfigError(
             f"whiten is for networks with a layer for it, as airbench94; {config.model} has none"
         )
     if config.weights is not None:
         raise ConfigError("whiten sets a kernel that the weights have; leave one of the two out")
-    return whitening_kernel(sample())
 
 
 def layer_scales(model: Network, params: Any, image_shape: tuple[int, ...], decay: float) -> Any:

@@ -81,7 +81,7 @@ def init_state(
     else:
         params, batch_stats = flaxarch.functional(model).init(jax.random.key(seed), images)
     if whitening is not None:
-        layer: Any = getattr(model, "whitening", None)
+        layer = model.whitening  # pyright: ignore[reportAttributeAccessIssue]
         params = {**params, layer: params[layer] | {"kernel": whitening}}
     ema = {"params": params, "batch_stats": batch_stats} if average else None
     return TrainState(jnp.int32(0), params, batch_stats, tx.init(params), ema)

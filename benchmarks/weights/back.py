@@ -1,6 +1,5 @@
 """Gives what `read` exported back to torch's libraries, strictly. Needs them."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,7 @@ def _taker(pair: Pair, state: dict[str, Any]) -> Pair | None:
 
 def main() -> None:
     """Take back the networks that the command line asks for, or all that were exported."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    args = parser.parse_args()
+    args = scratch.arguments(__doc__)
     torch.set_num_threads(1)
     for name, pair in pairs().items():
         exported = (scratch.folder_of(args.directory, pair) / OWN_NAMES).exists()

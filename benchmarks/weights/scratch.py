@@ -1,5 +1,6 @@
 """What `write` leaves in a folder for `read` and `back`: files, images, logits and a description."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,14 @@ class Written(NamedTuple):
 
     path: str
     tensors: str = "float32"  # or "bfloat16", "float16": what the weights were rounded to
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Of a command on networks: `directory` of their files, and `names`, which may be empty."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    return parser.parse_args()
 
 
 def folder_of(directory: Path, pair: Pair) -> Path:

@@ -4,7 +4,6 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -75,10 +74,7 @@ def write(pair: Pair, directory: Path) -> None:
 
 def main() -> None:
     """Write the networks that the command line asks for, or all of Keras's in every format."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    args = parser.parse_args()
+    args = scratch.arguments(__doc__)
     for name, pair in pairs().items():
         is_keras = pair.library == "Keras"
         if name in args.names or (not args.names and is_keras and pair.in_every_format):

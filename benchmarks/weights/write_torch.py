@@ -201,10 +201,7 @@ def write(pair: Pair, directory: Path) -> None:
 
 def main() -> None:
     """Write the networks that the command line asks for, or all of torch's in every format."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    args = parser.parse_args()
+    args = scratch.arguments(__doc__)
     torch.set_num_threads(1)
     for name, pair in pairs().items():
         is_torch = pair.library != "Keras"

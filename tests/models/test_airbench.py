@@ -9,6 +9,7 @@ import pytest
 
 import flaxarch
 from flaxarch.models.airbench import Airbench, dirac, whitening_kernel
+from tests.models.shapes import map_shapes
 
 TINY = Airbench((5, 6, 7), depth=3, whiten_features=16, num_classes=4)
 
@@ -80,11 +81,7 @@ def test_gates_of_zero_take_the_last_two_convolutions_away(tiny: Any):
 
 
 def test_maps_are_those_of_the_paper():
-    model = flaxarch.create("airbench94")
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
-    maps = jax.eval_shape(flaxarch.features(model), *variables, images)
-    assert {stride: x.shape[1:] for stride, x in maps.items()} == {
+    assert map_shapes(flaxarch.create("airbench94"), 32, 32, 3) == {
         2: (15, 15, 64),
         4: (7, 7, 256),
         8: (3, 3, 256),

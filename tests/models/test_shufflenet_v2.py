@@ -10,14 +10,11 @@ import pytest
 import flaxarch
 from flaxarch.layers import TORCH
 from flaxarch.models.shufflenet_v2 import Unit, channel_shuffle
+from tests.models.shapes import map_shapes
 
 
 def test_maps_have_the_shapes_of_table_5():
-    model = flaxarch.create("shufflenet_v2_x1_0")
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
-    maps = jax.eval_shape(flaxarch.features(model), *variables, images)
-    assert {stride: x.shape[1:] for stride, x in maps.items()} == {
+    assert map_shapes(flaxarch.create("shufflenet_v2_x1_0"), 224, 224, 3) == {
         2: (112, 112, 24),
         4: (56, 56, 24),
         8: (28, 28, 116),

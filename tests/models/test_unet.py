@@ -17,6 +17,7 @@ from flaxarch.convert.segmentation import SEGMENTATION_MODELS
 from flaxarch.layers import Network, inner_pyramid
 from flaxarch.models.cifar_resnet import CifarResNet, stage_sizes
 from flaxarch.models.unet import PyramidUNet, UNet, UpConvolution, centred, copy_pixels
+from tests.models.shapes import map_shapes
 from tests.reference import random_variables
 
 THIN = UNet((2, 3, 4, 5, 6), num_classes=2)
@@ -52,10 +53,7 @@ def test_maps_of_the_paper_have_the_sizes_of_figure_1():
     assert output_shape(model, 1, 572, 572, 1) == (1, 388, 388, 2)
     assert model.output_size(572, 572) == (388, 388)
     assert model.output_size(188, 204) == (4, 20)
-    images = jax.ShapeDtypeStruct((1, 572, 572, 1), jnp.float32)
-    variables = jax.eval_shape(flaxarch.functional(model).init, jax.random.key(0), images)
-    maps = jax.eval_shape(flaxarch.features(model), *variables, images)
-    assert {stride: x.shape[1:] for stride, x in maps.items()} == {
+    assert map_shapes(model, 572, 572, 1) == {
         1: (388, 388, 64),
         2: (196, 196, 128),
         4: (100, 100, 256),

@@ -55,6 +55,12 @@ def finish(*processes: subprocess.Popen[str]) -> list[str]:
     return [out for out, _ in said]
 
 
+# What Gloo itself says; its two halves may be torn apart, as several threads write.
+GLOO = re.compile(
+    r"\[Gloo\] Rank \d+ is connected to \d+ peer ranks\. |Expected number of connected peer ranks is : \d+"
+)
+
+
 def losses(run_dir: Path) -> np.ndarray:
     return np.array([row["loss"] for row in read_rows(run_dir / "metrics.jsonl")])
 
@@ -69,9 +75,7 @@ def test_two_processes_of_two_devices_do_what_one_of_four_and_one_device_do(
     finish(start(tmp_path / "four", 4, *flags, cache=cache))
     first, second = finish(*start_two(tmp_path / "two", *flags, cache=cache))
     assert "test accuracy" in first
-    assert [
-        line for line in second.splitlines() if "peer ranks" not in line
-    ] == []  # Gloo's own, at times torn
+    assert GLOO.sub("", second).split() == []
     expected = losses(tmp_path / "one")
     np.testing.assert_allclose(losses(tmp_path / "four"), expected, rtol=2e-3)
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=2e-3)

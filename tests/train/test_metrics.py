@@ -1,6 +1,7 @@
 """What a run measures of itself, and the report that is made of it."""
 
 import dataclasses
+import json
 import sys
 from io import StringIO
 from pathlib import Path
@@ -14,10 +15,12 @@ import tiny_net
 from PIL import Image
 from rich.console import Console
 
+from train import __main__ as command
 from train import report
 from train.config import Config
 from train.loop import train
 from train.metrics import peak_flops, read_rows, step_flops, utilisation
+from train.recipes import recipe_config
 
 
 def test_operations_of_a_step_are_those_of_its_products():
@@ -69,6 +72,19 @@ def test_events_and_trace_are_written(run_dir: Path):
 def report_of(monkeypatch: pytest.MonkeyPatch, *words: Any) -> int:
     monkeypatch.setattr(sys, "argv", ["report", *map(str, words)])
     return report.main()
+
+
+def test_flags_are_those_that_make_the_configuration_again():
+    given = dataclasses.replace(
+        recipe_config("he2015_cifar"), model="resnet20", crop_scale=(0.5, 1.0), decay_all=False
+    )
+    flags = report.given_flags(json.loads(json.dumps(vars(given))))
+    assert flags == ["--recipe he2015_cifar", "--model resnet20", "--crop-scale 0.5 1.0", "--no-decay-all"]
+    words = [word for flag in flags for word in flag.split()]
+    with mock.patch.object(sys, "argv", ["train", *words]), mock.patch.object(command, "_run") as run:
+        run.return_value = 0
+        assert command.main() == 0
+    assert run.call_args.args[0] == given
 
 
 def test_report_is_a_picture_and_one_page_with_everything_in_it(

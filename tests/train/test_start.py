@@ -17,7 +17,7 @@ import flaxarch
 from flaxarch.models.airbench import Airbench
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError
-from train.data import open_dataset
+from train.data import ArraySource, Dataset, open_dataset
 from train.loop import train
 from train.start import layer_scales, make_start
 from train.step import normalise
@@ -173,6 +173,18 @@ def test_whitening_kernel_stays_and_its_bias_stops_after_its_epochs(tmp_path: Pa
     assert (first["fc"]["kernel"] != last["fc"]["kernel"]).all()
 
 
+def test_whitening_sees_images_of_all_classes_though_these_stand_one_after_the_other():
+    rng = np.random.default_rng(0)
+    images = np.full((6000, 9, 9, 1), 7, np.uint8)  # of the first class, all grey
+    images[5500:] = rng.integers(0, 256, (500, 9, 9, 1))
+    source = ArraySource(images, np.repeat([0, 1], (5500, 500)).astype(np.int32), ("a", "b"))
+    config = Config(model="airbench94", whiten=True, batch_size=8)
+    kernel = make_start(config, Dataset(source, source, (0.5,), (0.25,))).whitening
+    assert kernel is not None
+    norms = np.linalg.norm(kernel.reshape(4, 8), axis=0)
+    assert norms.max() < 0.5 / np.sqrt(5e-4)  # grey patches alone leave three directions without variance
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -181,6 +193,7 @@ def test_whitening_kernel_stays_and_its_bias_stops_after_its_epochs(tmp_path: Pa
             {"whiten_bias_epochs": 1.0},
             "whiten_bias_epochs is of the layer that whiten sets; give --whiten too",
         ),
+        ({"norm_bias_scale": 2.0}, "norm_bias_scale is for networks with batch norm; lenet5_relu has none"),
         ({"norm_bias_scale": 2.0, "optimizer": "adamw"}, "norm_bias_scale is of sgd; adamw undoes a scale"),
     ],
 )
