@@ -38,6 +38,46 @@ def replace_residual(new: Sum) -> Iterator[None]:
         _sum.reset(before)
 
 
+@contextmanager
+def skip_dropped() -> Iterator[None]:
+    """While it is open, a block whose gate is zero is not computed: stochastic depth that saves time.
+
+    Huang et al. 2016, Sec. 3, as in the authors' code: a dropped block's batch statistics stay as they are,
+    where gates alone, which multiply by zero what was computed, let them move. One gate for all images of a
+    batch decides by a conditional; one for each image still multiplies, as does any under `jax.vmap`. With
+    batch norm over devices, all of them must have the same gates. Blocks are the modules that a network gives
+    an input and a gate; where the sum is the network's own, its branch is computed.
+    """
+
+    def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        block: nn.Module = context.module
+        is_inner = context.method_name == "__call__" and block.path  # `alone` has no path
+        is_block = is_inner and len(args) == 2 and getattr(args[1], "size", 0) == 1
+        if not is_block or block.is_initializing():
+            return method(*args, **kwargs)
+        alone, variables = block.clone(parent=None), block.variables
+        rngs: Any = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else None
+
+        def run(x: jax.Array, gate: jax.Array) -> tuple[jax.Array, Any]:
+            y, updated = alone.apply(variables, x, gate, rngs=rngs, mutable=["batch_stats"])
+            return y, updated.get("batch_stats", {})
+
+        def skip(x: jax.Array, gate: jax.Array) -> tuple[jax.Array, Any]:
+            with replace_residual(lambda x, y, gate: x):  # so that nothing needs the branch
+                y, _ = run(x, gate)
+            return y, variables.get("batch_stats", {})
+
+        x, gate = args
+        y, updated = lax.cond(gate.reshape(()) != 0, run, skip, x, gate)
+        if block.is_mutable_collection("batch_stats"):
+            for name, tree in updated.items():
+                block.put_variable("batch_stats", name, tree)
+        return y
+
+    with nn.intercept_methods(call):
+        yield
+
+
 def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:
     """Chance that each block is kept, falling linearly to `last`: p_l = 1 - l / L * (1 - p_L), l from 1.
 

@@ -17,6 +17,7 @@ from jax import lax
 
 import flaxarch
 from flaxarch import ops
+from flaxarch.residual import skip_dropped
 from train.losses import Distillation, Loss, correct_sum, cross_entropy_sum, distillation_sum
 from train.mix import Mix, mix_batch
 from train.ramp import with_share
@@ -165,7 +166,7 @@ def make_train_step(
         def loss_fn(params: Any, batch_stats: Any, part: Batch, part_key: jax.Array) -> tuple[jax.Array, Any]:
             if labels is not None:  # so that nothing is computed for what does not train
                 params = jax.tree.map(_cut_where_frozen, params, labels)
-            with with_share(net, ramp) as ramped:
+            with with_share(net, ramp) as ramped, skip_dropped():
                 outputs, updated = ramped.apply(
                     {"params": params, "batch_stats": batch_stats},
                     normalise(part["image"], mean, std, channels),

@@ -1,5 +1,6 @@
-"""What a network costs and what it sees, found without running it; and signals on their way through it."""
+"""What a network costs and what it sees, found without running it; signals on their way; calibration."""
 
+from flaxarch.analysis.calibration import Reliability, expected_calibration_error, reliability
 from flaxarch.analysis.cost import Cost, LayerCost, cost
 from flaxarch.analysis.propagation import (
     PLAIN_BATCH_NORM_SLOPE,
@@ -25,16 +26,19 @@ __all__ = [
     "Cost",
     "LayerCost",
     "Propagation",
+    "Reliability",
     "autocorrelation",
     "block_gradients",
     "block_tangents",
     "branch_share",
     "cost",
+    "expected_calibration_error",
     "gradient_correlation",
     "gradient_on_line",
     "log_slope",
     "plain_correlation",
     "plain_slope",
+    "reliability",
     "residual_correlation",
     "residual_variance",
     "signal_propagation",

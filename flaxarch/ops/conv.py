@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from flaxarch.ops import dense
 from flaxarch.ops.lowering import native_forms
 
 # Groups are merged until a convolution reads this many channels. Measured on two cores for ResNeXt's four
@@ -30,9 +31,9 @@ def conv_general_dilated(
     """Convolve `lhs` (N, H, W, C) with `rhs` (h, w, C / groups, features) -> (N, H', W', features).
 
     Equal to `lax.conv_general_dilated` to rounding, where all values are finite. On CPU, 1x1 convolutions
-    and those with a kernel of the image's size are matrix products, depthwise ones sums of shifted products
-    (without forward derivatives, `jax.jvp`), and other grouped convolutions a few dense ones; all else is
-    `lax`'s everywhere.
+    and those with a kernel of the image's size are matrix products, depthwise ones sums of shifted products,
+    and other grouped convolutions a few dense ones; the gradients of these are convolutions in the forward
+    one's layout. All else is `lax`'s everywhere.
     """
 
     def conv(lhs: jax.Array, rhs: jax.Array, groups: int = 1) -> jax.Array:
@@ -53,10 +54,17 @@ def conv_general_dilated(
     if native_forms() or not is_nhwc:
         return conv(lhs, rhs, feature_group_count)
     undilated = all(d == 1 for d in lhs_dilation or ())
+    dilation = tuple(rhs_dilation or (1, 1))
+    one = conv  # of one group
+    if undilated and lhs.dtype == rhs.dtype:
+        pads = _pads(lhs.shape, rhs.shape, window_strides, padding, dilation)
+        one = partial(
+            _dense, strides=tuple(window_strides), pads=pads, dilation=dilation, precision=precision
+        )
     if 1 < feature_group_count == lhs.shape[-1] and undilated:
-        return _depthwise(lhs, rhs, tuple(window_strides), padding, tuple(rhs_dilation or (1, 1)))
+        return _depthwise(lhs, rhs, tuple(window_strides), padding, dilation)
     if feature_group_count > 1:
-        return _grouped(conv, lhs, rhs, feature_group_count)
+        return _grouped(one, lhs, rhs, feature_group_count)
     pointwise = rhs.shape[:2] == (1, 1)
     unpadded = padding == "VALID" or (padding == "SAME" and pointwise)
     if not isinstance(padding, str):
@@ -64,13 +72,32 @@ def conv_general_dilated(
     if pointwise and unpadded and undilated:
         lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
         return lax.dot_general(lhs, rhs[0, 0], (((3,), (0,)), ((), ())), precision=precision)
-    undilated = undilated and all(d == 1 for d in rhs_dilation or ())
-    if rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated:
+    if rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated and dilation == (1, 1):
         # a dense layer of the whole map: VGG's 7x7 on 7x7 has its gradient 4x sooner so
         (n, *_), features = lhs.shape, rhs.shape[-1]
         y = jnp.matmul(lhs.reshape(n, -1), rhs.reshape(-1, features), precision=precision)
         return y.reshape(n, 1, 1, features)
-    return conv(lhs, rhs)
+    return one(lhs, rhs)
+
+
+def _pads(
+    images: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+) -> dense.Pads:
+    """(top, bottom), (left, right)."""
+    if isinstance(padding, str):
+        window = [(size - 1) * d + 1 for size, d in zip(kernel, dilation, strict=False)]
+        padding = lax.padtype_to_pads(images[1:3], window, strides, padding)
+    (top, bottom), (left, right) = padding
+    return (top, bottom), (left, right)
+
+
+def _dense(lhs: jax.Array, rhs: jax.Array, **geometry: Any) -> jax.Array:
+    sizes: Any = lhs.shape[1:3], rhs.shape[:2]
+    return dense.conv(lhs, rhs, dense.Geometry(*sizes, **geometry))
 
 
 def _grouped(conv: Any, lhs: jax.Array, rhs: jax.Array, groups: int) -> jax.Array:
@@ -97,10 +124,7 @@ def _depthwise(
     dilation: tuple[int, ...],
 ) -> jax.Array:
     """The convolution of each channel by itself: rhs (h, w, 1, multiplier * C), channel by channel."""
-    if isinstance(padding, str):
-        window = [(size - 1) * d + 1 for size, d in zip(rhs.shape, dilation, strict=False)]
-        padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
-    (top, bottom), (left, right) = padding
+    (top, bottom), (left, right) = _pads(lhs.shape, rhs.shape, strides, padding, dilation)
     dtype = jnp.promote_types(lhs.dtype, jnp.float32)  # bfloat16 would round the sum at each of its terms
     x, kernel = lhs.astype(dtype), rhs[:, :, 0].astype(dtype)
     x = lax.pad(x, jnp.zeros((), dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
