@@ -1,14 +1,22 @@
-"""The ledger of claims: when an inequality holds, what is kept of a run, and its page."""
+"""The ledger of claims: when an inequality holds, what is kept of a run, its page, and trainings."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from benchmarks.claims import ledger, report
 from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.networks import SMALL
+from benchmarks.claims.statements._constant_rate import Unnormalised, losses_by_rate
+from flaxarch.layers import TORCH, Conventions
 
 
 def seeds_of(**quantities: list[float]) -> list[dict[str, float]]:
@@ -117,3 +125,41 @@ def test_claim_says_what_it_is(name: str):
         for check in claim.checks
         for seed in kept["seeds"].values()
     )
+
+
+def test_network_without_batch_norm_is_the_same_but_for_norms_and_biases():
+    images = jnp.zeros((1, 16, 16, 3))
+
+    def shapes(conventions: Conventions) -> tuple[dict[str, Any], Any]:
+        model = SMALL.resnet(8, conventions=conventions)
+        variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+        leaves = flatten_dict(variables["params"], sep="/")
+        return {name: leaf.shape for name, leaf in leaves.items()}, variables.get("batch_stats", {})
+
+    (normed, statistics), (others, none) = shapes(TORCH), shapes(Unnormalised())
+    assert statistics
+    assert not none
+    assert {name for name in normed if "bn" not in name} < set(others)
+    assert all(others[name] == shape for name, shape in normed.items() if name in others)
+    assert len(others) == 2 * 8  # kernel and bias of each of 8 layers
+
+
+class Linear(nn.Module):
+    """A convex problem, whose loss falls at low rates and grows without bound at high ones."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        del train
+        return nn.Dense(3, kernel_init=nn.initializers.zeros)(images.reshape(len(images), -1))
+
+
+def test_losses_by_rate_are_those_of_the_start_at_none_and_the_worst_where_they_diverge():
+    rng = np.random.default_rng(0)
+    batches = [
+        (jnp.asarray(rng.normal(size=(8, 2, 2, 1)), jnp.float32), jnp.asarray(rng.integers(0, 3, 8)))
+        for _ in range(30)
+    ]
+    none, low, high = losses_by_rate(Linear(), 0, (0.0, 0.01, 1e38), lambda: batches, worst=5.0)
+    assert none == pytest.approx(math.log(3))
+    assert low < none
+    assert high == 5.0

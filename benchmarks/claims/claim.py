@@ -18,6 +18,7 @@ class Places(NamedTuple):
     cifar10: Path | None = None
     fashion_mnist: Path | None = None
     weights: Path | None = None
+    cache: Path | None = None  # for what is trained on the way; None: the user's cache folder
 
 
 class Measured(NamedTuple):

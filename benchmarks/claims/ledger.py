@@ -17,11 +17,20 @@ from benchmarks.claims.claim import Claim, Places, Verdict
 RESULTS = Path(__file__).parents[1] / "results" / "claims"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
-CLAIMS: dict[str, Claim] = {
-    module.name: importlib.import_module(f"{statements.__name__}.{module.name}").CLAIM
-    for module in pkgutil.iter_modules(statements.__path__)
-    if not module.name.startswith("_")
-}
+
+def _claims() -> dict[str, Claim]:
+    """Each file's CLAIM under its name, and its FULL, the same at the paper's size, with "_full" behind."""
+    found = {}
+    for file in pkgutil.iter_modules(statements.__path__):
+        if not file.name.startswith("_"):
+            module = importlib.import_module(f"{statements.__name__}.{file.name}")
+            found[file.name] = module.CLAIM
+            if hasattr(module, "FULL"):
+                found[f"{file.name}_full"] = module.FULL
+    return found
+
+
+CLAIMS = _claims()
 
 
 def run(name: str, places: Places, *, anew: bool = False) -> Iterator[str]:

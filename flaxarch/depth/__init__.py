@@ -1,4 +1,4 @@
-"""Networks seen along their depth: blocks deleted, reordered and told apart, paths through them, early exits."""
+"""Networks seen along their depth: blocks deleted, reordered and told apart, their paths, and early exits."""
 
 from flaxarch.depth.anytime import (
     Prediction,
