@@ -133,7 +133,7 @@ def test_network_without_batch_norm_is_the_same_but_for_norms_and_biases():
     def shapes(conventions: Conventions) -> tuple[dict[str, Any], Any]:
         model = SMALL.resnet(8, conventions=conventions)
         variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-        leaves = flatten_dict(variables["params"], sep="/")
+        leaves: Any = flatten_dict(variables["params"], sep="/")
         return {name: leaf.shape for name, leaf in leaves.items()}, variables.get("batch_stats", {})
 
     (normed, statistics), (others, none) = shapes(TORCH), shapes(Unnormalised())

@@ -9,6 +9,17 @@ from flaxarch.depth.anytime import (
     leave,
     tradeoff,
 )
+from flaxarch.depth.bases import (
+    Basis,
+    b_spline,
+    fourier,
+    interpolate,
+    legendre,
+    piecewise_constant,
+    piecewise_linear,
+    project,
+    theta_at,
+)
 from flaxarch.depth.chain import Chain
 from flaxarch.depth.ensemble import MAX_BLOCKS, interactions, shapley, subnetworks, variance_by_order
 from flaxarch.depth.estimation import (
@@ -20,7 +31,9 @@ from flaxarch.depth.estimation import (
     refinement,
 )
 from flaxarch.depth.exits import WithExits, stage_ends, with_exits
+from flaxarch.depth.flow import Flow, flows
 from flaxarch.depth.gates import apply_gated, delete_each, keep_random, subsets
+from flaxarch.depth.multilevel import coarsen, refine, resample
 from flaxarch.depth.orders import groups, kendall_tau, reorder, swap_random
 from flaxarch.depth.paths import (
     Decay,
@@ -44,26 +57,36 @@ from flaxarch.depth.reuse import (
 )
 from flaxarch.depth.scores import Scores, evaluate
 from flaxarch.depth.segments import exit_logits, exit_macs
+from flaxarch.depth.solvers import EULER, HEUN, MIDPOINT, RK4, Solver, solve
 from flaxarch.depth.trunk import Block, blocks, deletable
 
 __all__ = [
+    "EULER",
+    "HEUN",
     "MAX_BLOCKS",
+    "MIDPOINT",
+    "RK4",
+    "Basis",
     "Block",
     "Chain",
     "Connection",
     "Decay",
+    "Flow",
     "Prediction",
     "Probe",
     "Refinement",
     "Scores",
+    "Solver",
     "Tradeoff",
     "WithExits",
     "anytime_predictor",
     "apply_connected",
     "apply_gated",
     "as_matrices",
+    "b_spline",
     "blocks",
     "choose_threshold",
+    "coarsen",
     "connection_weights",
     "connections",
     "decayed_lengths",
@@ -79,24 +102,35 @@ __all__ = [
     "exit_macs",
     "fit_decay",
     "fit_probe",
+    "flows",
+    "fourier",
     "gradients_along",
     "groups",
     "interactions",
+    "interpolate",
     "keep_random",
     "kendall_tau",
     "leave",
+    "legendre",
     "num_effective_blocks",
     "path_gradients",
     "path_lengths",
+    "piecewise_constant",
+    "piecewise_linear",
     "pooled_states",
     "probe_accuracy",
+    "project",
+    "refine",
     "refinement",
     "reorder",
+    "resample",
     "shapley",
+    "solve",
     "stage_ends",
     "subnetworks",
     "subsets",
     "swap_random",
+    "theta_at",
     "tradeoff",
     "variance_by_order",
     "with_exits",

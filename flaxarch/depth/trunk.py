@@ -35,7 +35,7 @@ class Block:
         return self.is_residual or self.input_shape == self.output_shape
 
 
-def blocks(model: nn.Module, input_shape: Sequence[int]) -> tuple[Block, ...]:
+def blocks(model: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> tuple[Block, ...]:
     """The blocks of a network for images (H, W, C), in order of execution.
 
     >>> [block.name for block in blocks(flaxarch.create("resnet8_keras"), (32, 32, 3))]
@@ -44,9 +44,10 @@ def blocks(model: nn.Module, input_shape: Sequence[int]) -> tuple[Block, ...]:
     Of a residual network they are the residual blocks, one for each of its `gates`. Of any other they are the
     modules of several layers that the network calls, as an Inception module or two layers of a plain network,
     and its own convolutions and dense layers, each with the norm that follows; the head is none. What stands
-    between two blocks, such as an activation or a pool, belongs to neither.
+    between two blocks, such as an activation or a pool, belongs to neither. With `train` their modules are
+    those of a network that trains, whose batch norms take the batch's statistics.
     """
-    return _blocks(unrolled(model), tuple(input_shape))
+    return _blocks(unrolled(model), tuple(input_shape), train)
 
 
 def deletable(model: nn.Module, input_shape: Sequence[int]) -> tuple[Block, ...]:
@@ -176,12 +177,14 @@ class _Walk:
 
 
 @lru_cache(maxsize=64)
-def _blocks(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Block, ...]:
+def _blocks(model: nn.Module, input_shape: tuple[int, ...], train: bool) -> tuple[Block, ...]:
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(partial(model.init, train=False), key, images)
+    call = partial(model_call(model, train=train), rngs={"dropout": key, "gates": key} if train else None)
     walk = _Walk(getattr(model, "head", None))
     with watch_calls(walk.call), replace_residual(walk.sum):
-        jax.eval_shape(model_call(model, train=False), variables, images)
+        jax.eval_shape(call, variables, images)
     if not walk.parts:
         raise ValueError(f"{type(model).__name__} has no block: it calls no layer but its head")
     is_residual = any(part.is_residual for part in walk.parts)
