@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -41,6 +41,17 @@ def _measure(seed: int, places: Places, *, scale: Scale, members: int) -> Measur
     )
 
 
+def _draw(axes: Any, kept: Any) -> None:
+    """Each network, and the first of them together."""
+    seeds = list(kept["seeds"].values())
+    together = seeds[0]["curves"]["the first x together"]
+    axes.plot(
+        [1] * len(seeds), [seed["values"]["accuracy, single"] for seed in seeds], "s", label="each alone"
+    )
+    axes.plot(range(1, len(together) + 1), together, "o-", label="the first x together")
+    axes.set_xticks(range(1, len(together) + 1))
+
+
 def _claim(scale: Scale, *, tier: Literal["C", "G"], members: int) -> Claim:
     return Claim(
         "The mean of the probabilities of networks that differ by their seed alone is better than each of "
@@ -60,6 +71,7 @@ def _claim(scale: Scale, *, tier: Literal["C", "G"], members: int) -> Claim:
         calibrated="half a point of accuracy.",
         x="networks",
         y="accuracy, %",
+        draw=_draw,
     )
 
 

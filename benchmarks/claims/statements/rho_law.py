@@ -1,4 +1,4 @@
-"""One slope tells which lengths of paths carry the gradient, at any depth."""
+"""One slope of a network tells which lengths of paths carry its gradient."""
 
 from functools import partial
 from typing import Any, Literal
@@ -56,8 +56,8 @@ def _claim(
 ) -> Claim:
     names = ", ".join(f"ResNet-{2 * n + 2}" for n in blocks)
     return Claim(
-        "If a path carries ρ times less of the gradient with each block, the paths that carry it have "
-        "N ρ / (1 + ρ) blocks on average: one slope tells it at every depth.",
+        "If each block of a path multiplies its gradient by ρ, the paths that carry the gradient have "
+        "N ρ / (1 + ρ) blocks on average: a network's slope ρ, which depth changes, tells their length.",
         "Derived from Veit et al. 2016, Sec. 5: C(N, k) ρ^k, normalised, is a binomial distribution with "
         "chance ρ / (1 + ρ)",
         f"{names}. ρ is the slope of a line through the logarithm of a single path's mean norm, over all "
