@@ -20,6 +20,7 @@ from flax import linen as nn
 from flax import serialization
 
 from benchmarks.claims.claim import Places
+from flaxarch.layers import Network
 from flaxarch.models.cifar_resnet import CifarResNet, stage_sizes
 from flaxarch.models.preact_resnet import CifarPreAct, PreActStem
 from flaxarch.ops import use_native_forms
@@ -43,11 +44,11 @@ class Scale:
     training: Config
     in_words: str
 
-    def resnet(self, depth: int, **fields: Any) -> nn.Module:
+    def resnet(self, depth: int, **fields: Any) -> Network:
         """He et al. 2016's CIFAR network of `depth` = 6n + 2 layers; `shortcut=None`: the plain one."""
         return CifarResNet(stage_sizes(depth), widths=self.widths, **fields)
 
-    def preact(self, depth: int, **fields: Any) -> nn.Module:
+    def preact(self, depth: int, **fields: Any) -> Network:
         """He et al. 2016b's of that depth, with any of its activations and shortcuts."""
         stem = PreActStem(1, partial(_stem, features=self.widths[0]))
         return CifarPreAct(stage_sizes(depth), widths=self.widths, stem=stem, **fields)

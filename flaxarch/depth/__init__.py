@@ -31,7 +31,7 @@ from flaxarch.depth.estimation import (
     refinement,
 )
 from flaxarch.depth.exits import WithExits, stage_ends, with_exits
-from flaxarch.depth.flow import Flow, flows
+from flaxarch.depth.flow import Flow, apply_flows, flows
 from flaxarch.depth.gates import apply_gated, delete_each, keep_random, subsets
 from flaxarch.depth.multilevel import coarsen, refine, resample
 from flaxarch.depth.orders import groups, kendall_tau, reorder, swap_random
@@ -81,6 +81,7 @@ __all__ = [
     "WithExits",
     "anytime_predictor",
     "apply_connected",
+    "apply_flows",
     "apply_gated",
     "as_matrices",
     "b_spline",

@@ -7,7 +7,8 @@ statistics included, in a basis, by which a network is made deeper, shallower or
 A basis is a function (s, num) -> (..., num): its `num` functions at the places s, (...), of the unit
 interval. Block i of N is at s = i / N, where Euler's method reads it. Trees have one more axis than a block's
 variables, the first one: blocks in a stacked tree, as `flaxarch.depth.Flow.stack` makes it, and basis
-functions in a tree of coefficients. All functions are pure; numbers and sizes are static.
+functions in a tree of coefficients. All functions are pure, of arrays of JAX or, outside of what is traced,
+NumPy; numbers and sizes are static.
 """
 
 from collections.abc import Callable
@@ -136,8 +137,12 @@ def _projection(num_blocks: int, num_coefficients: int, basis: Basis) -> np.ndar
 
 
 def _times(matrix: Any, tree: Any) -> Any:
-    def product(x: Any) -> jax.Array:
-        return jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=1, precision=lax.Precision.HIGHEST)
+    """The matrix on the first axis of all leaves: by NumPy, which compiles nothing, where all is NumPy's."""
+
+    def product(x: Any) -> Any:
+        if isinstance(matrix, jax.Array) or isinstance(x, jax.Array):
+            return jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=1, precision=lax.Precision.HIGHEST)
+        return np.tensordot(matrix.astype(x.dtype), x, axes=1)
 
     return jax.tree.map(product, tree)
 
@@ -151,11 +156,11 @@ def _length(tree: Any) -> int:
 
 def _deviations(tree: Any) -> Any:
     """Batch statistics by standard deviations, whose square is no negative variance."""
-    return _renamed(tree, "var", "std", jnp.sqrt)
+    return _renamed(tree, "var", "std", lambda x: x**0.5)
 
 
 def _variances(tree: Any) -> Any:
-    return _renamed(tree, "std", "var", jnp.square)
+    return _renamed(tree, "std", "var", lambda x: x * x)
 
 
 def _renamed(tree: Any, old: str, new: str, function: Callable[[Any], Any]) -> Any:

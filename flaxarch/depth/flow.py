@@ -12,7 +12,7 @@ keep x >= 0. A block with the gate h, relu(x + h F(x)), is another discretisatio
 activation, and else equal where x is well above 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from jax import lax
 
 from flaxarch.depth.bases import Basis, piecewise_constant, theta_at
 from flaxarch.depth.orders import groups
-from flaxarch.depth.trunk import blocks, residual_blocks
+from flaxarch.depth.trunk import blocks, model_call, residual_blocks, unrolled, watch_calls
 from flaxarch.residual import replace_residual
 
 
@@ -32,12 +32,9 @@ from flaxarch.residual import replace_residual
 class Flow:
     """Alike residual blocks in a row as x' = f(t, x, theta(t)), t from 0 to t1.
 
-    >>> flow, *_ = flows(model, (32, 32, 3))
-    >>> chain, theta = Chain(model, (32, 32, 3)), flow.stack(variables)
-    >>> x = chain.run(variables, images, stop=flow.start)
-    >>> x = solve(flow.vector_field, x, theta, flow.times(flow.num_blocks))         # as the network, or with
-    >>> x = solve(flow.vector_field, x, theta, flow.times(2 * flow.num_blocks), RK4)  # another solver
-    >>> logits = chain.run(variables, x, start=flow.stop)
+    >>> def rk4(flow, x, theta):                             # with two steps for each block
+    ...     return solve(flow.vector_field, x, theta, flow.times(2 * flow.num_blocks), RK4)
+    >>> logits = apply_flows(model, variables, images, rk4)
 
     All methods are pure functions of arrays. `theta` are coefficients {"params": ..., "batch_stats": ...} of
     theta(t) in `basis`: for the piecewise constant one the variables of the blocks, stacked. Another basis or
@@ -48,7 +45,7 @@ class Flow:
 
     block: nn.Module  # any one of them, without its variables
     paths: tuple[str, ...]  # of the blocks, in order: "layer1_0"
-    start: int  # number of the first among the network's blocks
+    start: int  # number of the first among the network's residual blocks
     t1: float  # the field's scale is num_blocks / t1, so that the network's h is t1 / num_blocks
     basis: Basis = piecewise_constant
 
@@ -56,11 +53,6 @@ class Flow:
     def num_blocks(self) -> int:
         """N, how many blocks the network has here."""
         return len(self.paths)
-
-    @property
-    def stop(self) -> int:
-        """The number of the block behind the last one."""
-        return self.start + self.num_blocks
 
     def times(self, num_steps: int) -> np.ndarray:
         """(num_steps + 1,): where equal steps begin and end."""
@@ -90,7 +82,7 @@ class Flow:
     def stack(self, variables: Any) -> Any:
         """The blocks' variables, taken from the network's, on a new first axis."""
         return {
-            name: jax.tree.map(lambda *x: jnp.stack(x), *(_at(tree, path) for path in self.paths))
+            name: jax.tree.map(_stacked, *(_at(tree, path) for path in self.paths))
             for name, tree in variables.items()
         }
 
@@ -144,14 +136,43 @@ def flows(model: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
     for i, block in enumerate(found):
         if block.input_shape != block.output_shape:
             continue
-        last = rows[-1][-1] if rows else None
-        if last == i - 1 and groups([found[last], block]):
+        if rows and rows[-1][-1] == i - 1 and groups([found[i - 1], block]):
             rows[-1].append(i)
         else:
             rows.append([i])
     return tuple(
         Flow(found[row[0]].modules[0], tuple(found[i].name for i in row), row[0], len(row)) for row in rows
     )
+
+
+def apply_flows(
+    model: nn.Module,
+    variables: Any,
+    images: jax.Array,
+    end: Callable[[Flow, jax.Array, Any], jax.Array],
+    *,
+    train: bool = False,
+) -> jax.Array:
+    """Logits of a network in which end(flow, x, theta) stands for each row of alike blocks.
+
+    `x` is what the row reads, `theta` the variables of its blocks, stacked, and the result is taken for
+    x(t1): by another solver, other steps, theta(t) in another basis. New batch statistics are forgotten.
+    """
+    found = {flow.paths[0]: flow for flow in flows(model, images.shape[1:], train=train)}
+    others = {path for flow in found.values() for path in flow.paths[1:]}
+
+    def watch(module: nn.Module, x: jax.Array, proceed: Callable[[], Any]) -> Any:
+        path = "/".join(module.path)
+        if path in found:
+            return end(found[path], x, found[path].stack(variables))
+        return x if path in others else proceed()
+
+    with watch_calls(watch):
+        return model_call(unrolled(model), train=train)(variables, images)
+
+
+def _stacked(*leaves: Any) -> Any:
+    return (jnp if any(isinstance(x, jax.Array) for x in leaves) else np).stack(leaves)
 
 
 def _at(tree: Any, path: str) -> Any:

@@ -120,11 +120,9 @@ def _resized(model: Any, input_shape: Sequence[int], size: Callable[[int], int])
 
 def _alike(model: Any, input_shape: Sequence[int]) -> dict[int, Flow]:
     """By stage, from 1, the row of blocks that are like those that it gets when it grows."""
-    grown = flows(model.clone(stage_sizes=tuple(n + 2 for n in _sizes(model))), input_shape)
-    places = {_place(flow) for flow in grown if flow.num_blocks > 1}
-    return {
-        _place(flow)[0]: flow for flow in flows(model, input_shape) if _place(flow) in places
-    }
+    four = flows(model.clone(stage_sizes=tuple(4 for _ in _sizes(model))), input_shape)
+    places = [_place(flow) for flow in four if flow.num_blocks > 1]
+    return {_place(flow)[0]: flow for flow in flows(model, input_shape) if _place(flow) in places}
 
 
 def _place(flow: Flow) -> tuple[int, int]:
@@ -139,8 +137,10 @@ def _scaled(block: nn.Module, params: Any, factor: float) -> Any:
     excited = False
     if isinstance(block, Unit):
         act, last = block.activation, f"conv{sum(name.startswith('conv') for name in params)}"
-        if block.shortcut not in (identity, projection, relu, strided_identity) or batch_norm in act.outer:
-            raise ValueError("more of these units of less step are another function: their shortcut is not x")
+        if block.shortcut not in (identity, projection, strided_identity):
+            raise ValueError("units of a smaller step are another function: their shortcut is not x")
+        if batch_norm in act.outer:
+            raise ValueError("units of a smaller step are another function: batch norm is behind the sum")
         if not {*act.last} <= {batch_norm, relu}:
             raise ValueError("the step cannot go into these units: what ends their branch is not homogeneous")
         if batch_norm in act.last:

@@ -1,6 +1,7 @@
 """Parameters in a basis of functions of depth, and networks made deeper and shallower by them."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import flaxarch
 from flaxarch.depth import (
     b_spline,
+    blocks,
     coarsen,
+    flows,
     fourier,
     interpolate,
     legendre,
@@ -24,10 +26,11 @@ from flaxarch.depth import (
 )
 from flaxarch.depth.bases import before
 from flaxarch.models.cifar_resnet import CifarResNet
-from flaxarch.models.preact_unit import BN_AFTER_ADDITION, ORIGINAL, constant_scaling, projection
-from flaxarch.models.resnet import BasicBlock, Bottleneck
+from flaxarch.models.preact_unit import BN_AFTER_ADDITION, ORIGINAL, Activation, constant_scaling
+from flaxarch.models.resnet import BasicBlock, Bottleneck, projection
 from flaxarch.models.senet import excite
-from tests.depth.nets import SHAPE, random_batch, random_variables, tiny_preact, tiny_vgg
+from tests.depth.nets import SHAPE, VECTORS, DenseResidual, random_batch, random_variables, tiny_preact
+from tests.depth.test_flow import tanh
 
 quadratic = partial(b_spline, degree=2)
 BASES = [piecewise_constant, piecewise_linear, legendre, fourier, b_spline, quadratic]
@@ -37,7 +40,7 @@ each_basis = pytest.mark.parametrize(
 
 
 def block_variables(num_blocks: int) -> Any:
-    """Stacked, in float64 of NumPy; of one shape, so that little is compiled."""
+    """Stacked, in float64."""
     rng = np.random.default_rng(0)
     leaves = rng.normal(size=(3, num_blocks, 2))
     stats = {"bn": {"mean": leaves[1], "var": 1 + 0.1 * leaves[2]}}
@@ -54,34 +57,33 @@ def test_complete_basis_reproduces_the_parameters(basis: Any):
         theta = block_variables(5)
         coefficients = project(theta, 5, basis)
         assert_close(theta_at(coefficients, np.arange(5) / 5, basis), theta)
-        assert_close(theta_at(coefficients, jnp.float64(0.4), basis), jax.tree.map(lambda x: x[2], theta))
+        third = jax.jit(partial(theta_at, basis=basis))(coefficients, jnp.float64(0.4))
+        assert_close(third, jax.tree.map(lambda x: x[2], theta))
 
 
 @each_basis
 def test_what_is_refined_and_coarsened_is_what_it_was(basis: Any):
-    with jax.enable_x64(True):
-        theta = block_variables(5)
-        finer = interpolate(theta, 10, basis)
-        assert_close(jax.tree.map(lambda x: x[::2], finer), theta)
-        assert_close(interpolate(finer, 5, basis), theta)
+    theta = block_variables(5)
+    finer = interpolate(theta, 10, basis)
+    assert_close(jax.tree.map(lambda x: x[::2], finer), theta)
+    assert_close(interpolate(finer, 5, basis), theta)
 
 
 @each_basis
 def test_projection_is_a_least_squares_fit_that_keeps_what_it_can_say(basis: Any):
-    with jax.enable_x64(True):
-        theta, s = block_variables(12), np.arange(12) / 12
-        coefficients = project(theta, 5, basis)
-        values = theta["params"]["conv"]["kernel"]
-        rest = values - basis(s, 5) @ coefficients["params"]["conv"]["kernel"]
-        np.testing.assert_allclose(basis(s, 5).T @ rest, 0, atol=1e-12)
-        assert abs(rest).max() > 0.1
-        again = project(theta_at(coefficients, s, basis), 5, basis)
-        assert_close(again["params"], coefficients["params"])
+    theta, s = block_variables(12), np.arange(12) / 12
+    coefficients = project(theta, 5, basis)
+    values = theta["params"]["conv"]["kernel"]
+    rest = values - basis(s, 5) @ coefficients["params"]["conv"]["kernel"]
+    np.testing.assert_allclose(basis(s, 5).T @ rest, 0, atol=1e-12)
+    assert abs(rest).max() > 0.1
+    again = project(theta_at(coefficients, s, basis), 5, basis)
+    assert_close(again["params"], coefficients["params"])
 
 
 def test_no_projection_makes_a_variance_negative():
-    theta = jax.tree.map(jnp.asarray, block_variables(12))
-    theta["batch_stats"]["bn"]["var"] = jnp.eye(12)[:, :2] * 100  # one block's is far above the others'
+    theta = block_variables(12)
+    theta["batch_stats"]["bn"]["var"] = np.eye(12)[:, :2] * 100  # one block's is far above the others'
     for basis in BASES:
         fitted = theta_at(project(theta, 5, basis), np.arange(24) / 24, basis)
         assert set(fitted["batch_stats"]["bn"]) == {"mean", "var"}
@@ -130,3 +132,93 @@ def test_bases_that_blocks_do_not_determine_are_refused():
         project({"x": np.zeros(2), "y": np.zeros(3)}, 2, legendre)
 
 
+NETWORKS = {
+    "relu(x + F(x))": CifarResNet((1,), widths=(4,)),
+    "x + F(x)": tiny_preact(stage_sizes=(2,)),
+    "bottleneck": CifarResNet((2,), block=Bottleneck, widths=(4,), shortcut=projection),
+    "excited": CifarResNet((2,), block=partial(BasicBlock, excite=excite), widths=(16,)),
+    "norm ahead of the sum": tiny_preact(stage_sizes=(2,), activation=ORIGINAL),
+}
+
+
+@pytest.mark.parametrize("name", ["relu(x + F(x))", pytest.param("x + F(x)", marks=pytest.mark.slow)])
+def test_refinement_keeps_the_function_to_first_order(name: str):
+    """Each time the depth doubles, the logits move half as much as the time before."""
+    with jax.enable_x64(True):
+        model, images = NETWORKS[name].clone(dtype=jnp.float64), jnp.asarray(random_batch(2)[0], jnp.float64)
+        variables = random_variables(model, dtype=np.float64)
+        for block in variables["params"].values():  # short steps, for which the first order is what counts
+            for leaf in jax.tree.leaves(block.get("bn2", {}) if "bn1" in block else block.get("conv2", {})):
+                leaf *= 0.05
+        logits = []
+        for _ in range(3):
+            logits.append(jax.jit(partial(model.apply, train=False))(variables, images))
+            model, variables = refine(model, variables, SHAPE)
+        first, second = (np.linalg.norm(y - x) for x, y in pairwise(logits))
+        assert abs(np.log2(first / second) - 1) < 0.2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_refined_network_is_an_ordinary_one_of_half_the_step(name: str):
+    model = NETWORKS[name]
+    variables = random_variables(model)
+    deeper, finer = refine(model, variables, SHAPE)
+    images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
+    expected = jax.eval_shape(partial(deeper.init, train=False), jax.random.key(0), images)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), finer)
+    assert shapes == expected
+
+    flow = flows(model, SHAPE)[-1]
+    stage, last = flow.paths[-1].split("_")
+    added = f"{stage}_{int(last) + flow.num_blocks}"
+    old, new = (
+        {name: tree[path] for name, tree in x.items()}
+        for x, path in ((variables, flow.paths[-1]), (finer, added))
+    )
+    assert_close(new["batch_stats"], old["batch_stats"], 1e-6)
+
+    @jax.jit
+    def both(x: jax.Array) -> Any:
+        return flow.block.apply(new, x), flow.block.apply(old, x, jnp.full((1, 1, 1, 1), 0.5))
+
+    halved, gated = both(random_batch(2, blocks(model, SHAPE)[flow.start].input_shape)[0])
+    np.testing.assert_allclose(halved, gated, rtol=1e-5, atol=1e-6)
+
+    back, coarser = coarsen(deeper, finer, SHAPE)
+    assert back == model
+    assert_close(coarser, variables, 1e-6)
+
+
+def test_resampled_network_has_the_sizes_and_coefficients_that_are_asked_for():
+    model = tiny_preact(stage_sizes=(4, 2))
+    variables = random_variables(model)
+    deeper, more = resample(model, variables, SHAPE, (5, 2), basis=piecewise_linear)
+    assert deeper.stage_sizes == (5, 2)
+    kernels, old = (
+        [x["params"][f"layer1_{j}"]["conv1"]["kernel"] for j in range(1, n)]
+        for x, n in ((more, 5), (variables, 4))
+    )
+    for j, weights in enumerate([[1, 0, 0], [1 / 4, 3 / 4, 0], [0, 1 / 2, 1 / 2], [0, 0, 1]]):  # at 3j / 4
+        np.testing.assert_allclose(kernels[j], np.tensordot(weights, old, axes=1), atol=1e-6)
+    assert_close(more["params"]["layer1_0"], variables["params"]["layer1_0"], 0)
+    same, fewer = resample(model, variables, SHAPE, (4, 2), num_coefficients=1)
+    assert same == model
+    for j in (1, 2, 3):
+        assert_close(fewer["params"][f"layer1_{j}"]["conv1"]["kernel"], np.mean(old, axis=0), 1e-6)
+    assert_close(fewer["params"]["layer2_1"], variables["params"]["layer2_1"], 0)
+
+
+def test_networks_that_cannot_be_resized_are_told():
+    preact: Any = partial(tiny_preact, stage_sizes=(2,))
+    for model, sizes, sentence in (
+        (preact(), (2, 2), "has 1 stages, and is given sizes of 2"),
+        (preact(), (1,), "stage 1 has at least 2 blocks, not 1"),
+        (preact(stage_sizes=(1,)), (2,), "stage 1 stays at 1 blocks"),
+        (preact(shortcut=constant_scaling, widths=(16,)), (3,), "their shortcut is not x"),
+        (preact(activation=BN_AFTER_ADDITION), (3,), "batch norm is behind the sum"),
+        (preact(activation=Activation(last=(tanh,))), (3,), "is not homogeneous"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            resample(model, random_variables(model), SHAPE, sizes)
+    with pytest.raises(ValueError, match="a DenseResidual cannot be resized"):
+        refine(DenseResidual(2), {}, VECTORS)

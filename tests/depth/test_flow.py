@@ -10,9 +10,21 @@ import numpy as np
 import pytest
 
 import flaxarch
-from flaxarch.depth import EULER, HEUN, MIDPOINT, RK4, Chain, Flow, flows, legendre, solve, theta_at
+from flaxarch.depth import (
+    EULER,
+    HEUN,
+    MIDPOINT,
+    RK4,
+    Chain,
+    Flow,
+    apply_flows,
+    flows,
+    legendre,
+    solve,
+    theta_at,
+)
 from flaxarch.models.cifar_resnet import CifarResNet
-from flaxarch.models.preact_unit import Activation, batch_norm
+from flaxarch.models.preact_unit import Activation, batch_norm, identity
 from flaxarch.models.resnet import Bottleneck, projection
 from tests.depth.nets import SHAPE, random_batch, random_variables, tiny_preact, tiny_resnet
 
@@ -23,7 +35,7 @@ NETWORKS = {
     "bottleneck": (CifarResNet((3,), block=Bottleneck, widths=(4,), shortcut=projection), SHAPE),
 }
 MORE = {
-    "option A": (tiny_preact(stage_sizes=(3, 2), shortcut=_create("preact_resnet110").shortcut), SHAPE),
+    "option A": (tiny_preact(stage_sizes=(3, 2), shortcut=identity, widths=(16, 16)), SHAPE),
     "wide": (_create("wrn_16_4").clone(depth=22, widen_factor=1), SHAPE),
     "excited": (_create("seresnet20").clone(stage_sizes=(2, 2), widths=(16, 16)), SHAPE),
     "inverted": (_create("mobilenet_v2"), (32, 32, 3)),
@@ -42,50 +54,53 @@ def float64(model: Any, shape: Any) -> tuple[Any, Any, jax.Array]:
 
 @pytest.mark.parametrize(("model", "shape"), PARAMETERS)
 def test_euler_with_as_many_steps_as_blocks_is_the_network(model: Any, shape: Any):
+    def end(flow: Flow, x: jax.Array, theta: Any) -> jax.Array:
+        return solve(flow.vector_field, x, theta, flow.times(flow.num_blocks), EULER)
+
+    def skip(flow: Flow, x: jax.Array, theta: Any) -> jax.Array:
+        return x
+
     with jax.enable_x64(True):
         model, variables, images = float64(model, shape)
-        chain, found = Chain(model, shape), flows(model, shape)
-
-        @jax.jit
-        def walk(variables: Any, images: jax.Array) -> Any:
-            states, ends = chain.states(variables, images), []
-            for flow in found:
-                x, theta, times = states[flow.start], flow.stack(variables), flow.times(flow.num_blocks)
-                ends.append(solve(flow.vector_field, x, theta, times, EULER))
-            return states, ends
-
-        states, ends = walk(variables, images)
-        for flow, x in zip(found, ends, strict=True):
-            expected = states[flow.stop]
-            np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13 * abs(expected).max())
-            assert abs(expected - states[flow.start]).max() > 0.1
-
-
-@pytest.mark.parametrize(("model", "shape"), PARAMETERS[:2] + PARAMETERS[3:])
-def test_euler_moves_batch_statistics_as_the_network_in_training(model: Any, shape: Any):
-    with jax.enable_x64(True):
-        model, variables, images = float64(model, shape)
-        found = flows(model, shape, train=True)
 
         @jax.jit
         def both(variables: Any, images: jax.Array) -> Any:
-            chain, x, at, walked = Chain(model, shape, train=True), images, None, variables
-            for flow in found:
-                x = chain.run(variables, x, start=at, stop=flow.start)
-                x, moved = flow.euler(flow.stack(variables), x)
-                walked, at = flow.unstack(walked, {"batch_stats": moved}), flow.stop
+            walked, skipped = (apply_flows(model, variables, images, each) for each in (end, skip))
+            return walked, skipped, model.apply(variables, images, train=False)
+
+        walked, skipped, logits = both(variables, images)
+        scale = abs(logits).max()
+        np.testing.assert_allclose(walked, logits, rtol=0, atol=1e-12 * scale)
+        assert abs(skipped - logits).max() > 0.01 * scale
+
+
+@pytest.mark.parametrize(("model", "shape"), PARAMETERS[:2] + PARAMETERS[3:-1])
+def test_euler_moves_batch_statistics_as_the_network_in_training(model: Any, shape: Any):
+    with jax.enable_x64(True):
+        model, variables, images = float64(model, shape)
+
+        @jax.jit
+        def both(variables: Any, images: jax.Array) -> Any:
+            walked = variables
+
+            def end(flow: Flow, x: jax.Array, theta: Any) -> jax.Array:
+                nonlocal walked
+                x, moved = flow.euler(theta, x)
+                walked = flow.unstack(walked, {"batch_stats": moved})
+                return x
+
+            logits = apply_flows(model, variables, images, end, train=True)
             expected = model.apply(variables, images, train=True, mutable=["batch_stats"])
-            return (chain.run(variables, x, start=at), walked), expected
+            return (logits, walked), expected
 
         (logits, walked), (expected, moved) = both(variables, images)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-11 * abs(expected).max())
-        for flow in found:
-            for path in flow.paths:
-                found_stats, before = walked["batch_stats"][path], variables["batch_stats"][path]
-                close = partial(np.testing.assert_allclose, rtol=1e-11)
-                jax.tree.map(close, found_stats, moved["batch_stats"][path])
-                changes = jax.tree.map(lambda x, y: abs(x - y).max(), found_stats, before)
-                assert all(change > 0.001 for change in jax.tree.leaves(changes))
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-10 * abs(expected).max())
+        for path in (path for flow in flows(model, shape) for path in flow.paths):
+            found, old = walked["batch_stats"][path], variables["batch_stats"][path]
+            close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
+            jax.tree.map(close, found, moved["batch_stats"][path])
+            changes = jax.tree.map(lambda x, y: abs(x - y).max(), found, old)
+            assert all(change > 0.001 for change in jax.tree.leaves(changes))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +110,7 @@ def test_euler_moves_batch_statistics_as_the_network_in_training(model: Any, sha
 def test_field_is_the_branch_or_what_of_it_keeps_x_from_going_below_zero(model: Any, is_projected: bool):
     variables = random_variables(model)
     chain, flow = Chain(model, SHAPE), flows(model, SHAPE)[-1]
-    assert flow.stop == 2
+    assert flow.start + flow.num_blocks == 2
     x = np.maximum(np.random.default_rng(0).normal(size=(2, *SHAPE[:2], 4)).astype(np.float32), 0)
 
     @jax.jit
@@ -117,7 +132,7 @@ def test_stacked_variables_go_back_to_where_they_were():
     model = CifarResNet((2, 2), widths=(4, 8))
     variables, found = random_variables(model), flows(model, SHAPE)
     assert [flow.paths for flow in found] == [("layer1_0", "layer1_1"), ("layer2_1",)]
-    assert [(flow.start, flow.stop, flow.t1) for flow in found] == [(0, 2, 2), (3, 4, 1)]
+    assert [(flow.start, flow.num_blocks, flow.t1) for flow in found] == [(0, 2, 2), (3, 1, 1)]
     emptied = jax.tree.map(np.zeros_like, variables)
     for flow in found:
         theta = flow.stack(variables)
@@ -134,16 +149,20 @@ def tanh(x: jax.Array, norm: Any, name: str) -> jax.Array:
     return jnp.tanh(x)
 
 
+def conv3x3(conv: Any, features: int, strides: int) -> Any:
+    return (partial(conv, features, (3, 3), (strides, strides), padding=1),)
+
+
 def smooth_flow(num_coefficients: int) -> tuple[Flow, Any, jax.Array]:
     """A smooth field on t in [0, 1], theta(t) of it, a polynomial, and x(0); in float64."""
     smooth = Activation(before=(batch_norm, tanh))
-    model = tiny_preact(stage_sizes=(1 + num_coefficients,), activation=smooth).clone(dtype=jnp.float64)
+    model = tiny_preact(stage_sizes=(1 + num_coefficients,), activation=smooth, branch=conv3x3)
+    model = model.clone(dtype=jnp.float64)
     flow = replace(flows(model, SHAPE)[-1], basis=legendre, t1=1.0)
-    theta = jax.jit(flow.stack)(random_variables(model, dtype=np.float64))
-    theta = jax.tree.map(np.array, theta)
+    theta = flow.stack(random_variables(model, dtype=np.float64))
     for leaf in jax.tree.leaves(theta):
         leaf[1:] *= 0.3  # so that no variance is negative
-    theta["params"]["conv2"]["kernel"] *= 0.3
+    theta["params"]["conv1"]["kernel"] *= 0.3
     return flow, theta, jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 8, 4)))
 
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.claims.claim import Check, Claim, Measured, Places
 from benchmarks.claims.networks import SMALL, images, trained
+from benchmarks.depth import spearman
 from flaxarch.depth import as_matrices, connection_weights, connections, delete_each, evaluate_connections
 from flaxarch.models.densenet import DenseNet, cifar_stem
 
@@ -34,7 +34,7 @@ def measure(seed: int, places: Places) -> Measured:
     }
     return Measured(
         {
-            "rank correlation of weight and damage": float(stats.spearmanr(weights, damage).statistic),
+            "rank correlation of weight and damage": spearman(weights, damage),
             "share of weight on sources three or more layers back": float(
                 weights[is_far].sum() / weights.sum()
             ),

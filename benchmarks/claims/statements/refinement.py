@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.claims.claim import Check, Claim, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
 from benchmarks.claims.networks import SMALL, Scale, images, trained
+from benchmarks.depth import spearman
 from flaxarch.depth import probe_accuracy, refinement
 
 
@@ -30,9 +30,7 @@ def _measure(seed: int, places: Places, *, scale: Scale, depth: int, num_images:
             "share of blocks that go down the gradient": float((cosine[keep] > 0).mean()),
             "share of the last stage's": float((cosine[-per_stage + 1 :] > 0).mean()),
             "norm ratio of a stage's first block over its median, least": float(min(first)),
-            "rank correlation of probe accuracy and depth": float(
-                stats.spearmanr(np.arange(len(probes)), probes).statistic
-            ),
+            "rank correlation of probe accuracy and depth": spearman(np.arange(len(probes)), probes),
         },
         {
             "probe accuracy": list(probes),
