@@ -131,7 +131,7 @@ def scan_blocks(
     """Blocks of one shape, one after the other in a loop: compiled once, however many they are.
 
     Equal to calling them in turn, but for what they draw. The network's variables keep their tree, one
-    subtree per block, and are stacked for the loop. On CPU the gradients of a convolution are slower in it.
+    subtree per block, and are stacked for the loop.
 
     Args:
       network: owns the variables, and is being applied.
