@@ -46,7 +46,7 @@ def skip_dropped() -> Iterator[None]:
     where gates alone, which multiply by zero what was computed, let them move. One gate for all images of a
     batch decides by a conditional; one for each image still multiplies, as does any under `jax.vmap`. With
     batch norm over devices, all of them must have the same gates. Blocks are the modules that a network gives
-    an input and a gate; where the sum is the network's own, its branch is computed.
+    an input and a gate: where the sum is the network's own, or blocks run in `scan_blocks`, gates multiply.
     """
 
     def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

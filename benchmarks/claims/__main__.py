@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import claims
 from benchmarks.claims import ledger, report
 from benchmarks.claims.claim import Places
+from train.data import DataError
 
 
 def main() -> None:
@@ -33,8 +34,11 @@ def main() -> None:
             places = Places(**{place: getattr(args, place) for place in Places._fields})
             tier_c = [name for name, claim in ledger.CLAIMS.items() if claim.tier == "C"]
             for name in tier_c if "tier-C" in args.names else args.names:
-                for line in ledger.run(name, places, anew=args.anew):
-                    print(line, flush=True)
+                try:
+                    for line in ledger.run(name, places, anew=args.anew):
+                        print(line, flush=True)
+                except DataError as error:
+                    raise SystemExit(str(error)) from error
                 for verdict in ledger.verdicts(name, ledger.read(name) or {"seeds": {}}):
                     print(f"  {report.in_words(verdict)}", flush=True)
 

@@ -8,10 +8,11 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from flax import serialization
 
-from benchmarks.claims.claim import Places
+from benchmarks.claims.claim import Check, Claim, Measured, Places
 from flaxarch.layers import Network
 from flaxarch.models.cifar_resnet import CifarResNet, stage_sizes
 from flaxarch.models.preact_resnet import CifarPreAct, PreActStem
@@ -43,6 +44,7 @@ class Scale:
     widths: tuple[int, int, int]  # features of a network's three stages
     training: Config
     in_words: str
+    tier: Literal["C", "G"]
 
     def resnet(self, depth: int, **fields: Any) -> Network:
         """He et al. 2016's CIFAR network of `depth` = 6n + 2 layers; `shortcut=None`: the plain one."""
@@ -68,6 +70,7 @@ SMALL = Scale(
     "Networks 8, 16 and 32 features wide, on CIFAR-10 at 16x16 pixels (means of 2x2): 1,000 steps of 64 of "
     "20,000 images, mirrored half of the time; one cycle of the rate up to 0.1, Nesterov's momentum 0.9, "
     "decay 5e-4. Tested on 5,000 images.",
+    "C",
 )
 FULL = Scale(
     32,
@@ -85,7 +88,46 @@ FULL = Scale(
     ),
     "CIFAR-10 in full, as He et al. 2016, Sec. 4.2: 64,000 steps of 128, padded by 4 and cropped, mirrored; "
     "rate 0.1, a tenth of it from half and from three quarters on; momentum 0.9, decay 1e-4.",
+    "G",
 )
+
+
+def claim(
+    scale: Scale,
+    checks: tuple[Check, ...],
+    *,
+    statement: str,
+    source: str,
+    protocol: str,
+    measure: Callable[..., Measured],
+    seeds: int,
+    calibrated: str,
+    x: str,
+    y: str,
+    first_x: int = 1,
+    draw: Callable[[Any, Any], None] | None = None,
+    **settings: Any,
+) -> Claim:
+    """A claim on networks of this scale.
+
+    `settings` are arguments of measure(seed, places, scale=..., **settings), and stand in braces in
+    `protocol`, behind which the scale tells its training. All else is `Claim`'s.
+    """
+    return Claim(
+        statement,
+        source,
+        f"{protocol.format(**settings)} {scale.in_words}",
+        partial(measure, scale=scale, **settings),
+        checks,
+        seeds=seeds,
+        tier=scale.tier,
+        needs=("cifar10",),
+        calibrated=calibrated,
+        x=x,
+        y=y,
+        first_x=first_x,
+        draw=draw,
+    )
 
 
 class Images(NamedTuple):
@@ -134,7 +176,10 @@ def trained(model: nn.Module, seed: int, places: Places, scale: Scale = SMALL, *
         half = path.with_suffix(f".{os.getpid()}")
         half.write_bytes(serialization.msgpack_serialize(jax.device_get(found._asdict())))
         half.replace(path)
-    kept = serialization.msgpack_restore(path.read_bytes())
+    try:
+        kept = serialization.msgpack_restore(path.read_bytes())
+    except Exception as error:  # whatever damage makes of msgpack
+        raise SystemExit(f"{path} is damaged: delete it, and its network is trained anew") from error
     return Trained(jax.tree.map(jnp.asarray, kept["variables"]), kept["losses"])
 
 
@@ -167,15 +212,15 @@ def _train(model: nn.Module, config: Config, data: Images) -> Trained:
     )
 
 
-def logits(model: nn.Module, variables: Any, images: jax.Array, **more: Any) -> jax.Array:
+def logits(model: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
     """Of all images, in evaluation, 500 at a time."""
-    parts = [_logits(model, variables, images[i : i + 500], **more) for i in range(0, len(images), 500)]
+    parts = [_logits(model, variables, images[i : i + 500]) for i in range(0, len(images), 500)]
     return jnp.concatenate(parts)
 
 
 @partial(jax.jit, static_argnames="model")
-def _logits(model: Any, variables: Any, images: jax.Array, **more: Any) -> jax.Array:
-    return model.apply(variables, images, train=False, **more)
+def _logits(model: Any, variables: Any, images: jax.Array) -> jax.Array:
+    return model.apply(variables, images, train=False)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> float:

@@ -48,7 +48,6 @@ def refinement(
     _, height, width, channels = images.shape
     chain = Chain(model, (height, width, channels))
     batches = batched(images, labels, min(batch_size, len(images)))
-    # not in a compiled loop, where XLA's CPU backend is slow at the gradients of convolutions
     sums = [_refinement(chain, variables, *batch) for batch in zip(*batches, strict=True)]
     return jax.tree.map(lambda *x: sum(x) / len(images), *sums)
 

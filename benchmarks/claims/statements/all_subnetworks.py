@@ -1,13 +1,13 @@
 """All 512 subnetworks of ResNet-20: what a block is worth, and how far blocks depend on each other."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._subject import subject
 from flaxarch.depth import shapley, subnetworks, subsets, variance_by_order
 
@@ -50,30 +50,25 @@ def _draw(axes: Any, kept: Any) -> None:
     axes.set_xticks(range(len(explained)))
 
 
-def _claim(scale: Scale, *, tier: Literal["C", "G"], seeds: int, num_images: int) -> Claim:
-    return Claim(
-        "The paths of a residual network depend little on each other: accuracy rises with each block that "
-        "is kept, and interactions of two blocks at most explain most of it.",
-        'Veit et al. 2016, Sec. 4 (paths "do not strongly depend on each other"), of which the paper has '
-        "samples",
-        f"All 2^9 subnetworks of ResNet-20 on {num_images:,} test images. Accuracy as a function of the nine "
-        "gates is written as a sum over sets of blocks (Walsh-Hadamard); a set's squared coefficient is its "
-        f"share of the variance over subnetworks. Shapley values are exact. {scale.in_words}",
-        partial(_measure, scale=scale, num_images=num_images),
-        (
-            Check("smallest step of mean accuracy", low=-1.0),
-            Check("variance due to orders 1 and 2", low=0.8),
-            Check("Shapley values less what all blocks bring", -1e-6, 1e-6),
-        ),
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated="0.8, and that a step may fall by a point, a standard error of guessing at 1,000 images.",
-        x="blocks",
-        y="%",
-        draw=_draw,
-    )
-
-
-CLAIM = _claim(SMALL, tier="C", seeds=3, num_images=1000)
-FULL = _claim(FULL_SCALE, tier="G", seeds=5, num_images=10_000)
+_claim = partial(
+    claim,
+    checks=(
+        Check("smallest step of mean accuracy", low=-1.0),
+        Check("variance due to orders 1 and 2", low=0.8),
+        Check("Shapley values less what all blocks bring", -1e-6, 1e-6),
+    ),
+    statement="The paths of a residual network depend little on each other: accuracy rises with each block "
+    "that is kept, and interactions of two blocks at most explain most of it.",
+    source='Veit et al. 2016, Sec. 4 (paths "do not strongly depend on each other"), of which the paper has '
+    "samples",
+    protocol="All 2^9 subnetworks of ResNet-20 on {num_images:,} test images. Accuracy as a function of the "
+    "nine gates is written as a sum over sets of blocks (Walsh-Hadamard); a set's squared coefficient is its "
+    "share of the variance over subnetworks. Shapley values are exact.",
+    measure=_measure,
+    calibrated="0.8, and that a step may fall by a point, a standard error of guessing at 1,000 images.",
+    x="blocks",
+    y="%",
+    draw=_draw,
+)
+CLAIM = _claim(SMALL, seeds=3, num_images=1000)
+FULL = _claim(FULL_SCALE, seeds=5, num_images=10_000)

@@ -1,14 +1,13 @@
 """More and more random blocks deleted from a trained residual network."""
 
 from functools import partial
-from typing import Literal
 
 import jax
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._subject import subject
 from benchmarks.depth import spearman
 from flaxarch.depth import blocks, evaluate, keep_random
@@ -36,61 +35,41 @@ def _measure(
     )
 
 
-def _claim(
-    scale: Scale,
-    layers: int,
-    most: int,
-    checks: tuple[Check, ...],
-    *,
-    tier: Literal["C", "G"],
-    seeds: int,
-    draws: int,
-    num_images: int,
-    calibrated: str,
-) -> Claim:
-    return Claim(
-        "The error of a residual network rises smoothly with the number of blocks that are deleted.",
-        "Veit et al. 2016, Sec. 4.2 and Fig. 5a",
-        f"From 1 to {most} of the {(layers - 2) // 2} blocks of ResNet-{layers} are deleted, {draws} random "
-        f"choices of each number, on {num_images:,} test images. The paper deletes up to 20 of the 54 of "
-        f"ResNet-110. Steps are from a number to the next, in points. {scale.in_words}",
-        partial(_measure, scale=scale, layers=layers, most=most, draws=draws, num_images=num_images),
-        checks,
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated=calibrated,
-        x="blocks deleted",
-        y="error, %",
-        first_x=0,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="The error of a residual network rises smoothly with the number of blocks that are deleted.",
+    source="Veit et al. 2016, Sec. 4.2 and Fig. 5a",
+    protocol="From 1 to {most} blocks of ResNet-{layers} are deleted, {draws} random choices of "
+    "each number, on {num_images:,} test images. The paper deletes up to 20 of the 54 of ResNet-110. Steps "
+    "are from a number to the next, in points.",
+    measure=_measure,
+    x="blocks deleted",
+    y="error, %",
+    first_x=0,
+)
 CLAIM = _claim(
     SMALL,
-    56,
-    10,
     (
         Check("rank correlation of error and number", low=0.9),
         Check("largest step", high=10.0),
     ),
-    tier="C",
     seeds=3,
+    layers=56,
+    most=10,
     draws=20,
     num_images=200,
     calibrated="both bounds; a step may be twice that of a network of twice the blocks.",
 )
 FULL = _claim(
     FULL_SCALE,
-    110,
-    20,
     (
         Check("rank correlation of error and number", low=0.95),
         Check("largest step", high=5.0),
         Check("error with 10 blocks deleted", high=25.0),
     ),
-    tier="G",
     seeds=5,
+    layers=110,
+    most=20,
     draws=100,
     num_images=10_000,
     calibrated="all bounds, for what the paper calls smooth.",

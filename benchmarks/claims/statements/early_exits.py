@@ -1,14 +1,14 @@
 """Auxiliary heads as exits: images that are easy leave early."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale, images, trained
+from benchmarks.claims.networks import SMALL, Scale, claim, images, trained
 from flaxarch.depth import choose_threshold, exit_logits, exit_macs, leave, stage_ends, tradeoff, with_exits
 
 GIVEN_UP = 0.5  # points of accuracy, on the images that the threshold is chosen on
@@ -53,44 +53,38 @@ def _draw(axes: Any, kept: Any) -> None:
         axes.plot(curves["mean MACs, share"], curves["accuracy, %"], ".-", label=f"seed {seed}")
 
 
-def _claim(scale: Scale, depth: int, seeds: int, tier: Literal["C", "G"], checks: tuple[Check, ...]) -> Claim:
-    return Claim(
-        "Heads at the ends of a ResNet's stages let easy images leave early, at little cost in accuracy.",
-        "Teerapittayanon et al. 2016 (BranchyNet), Sec. IV; Kaya et al. 2019 (overthinking), Sec. 4",
-        f"ResNet-{depth} with two exits, trained together with equal weights. An image leaves at the first "
-        "exit whose entropy is below a threshold, chosen on half of the test images to cost at most "
-        f"{GIVEN_UP} points there; measured on the other half. {scale.in_words}",
-        partial(_measure, scale=scale, depth=depth),
-        checks,
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated="all bounds.",
-        x="mean MACs, share of the whole network's",
-        y="accuracy, %",
-        draw=_draw,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="Heads at the ends of a ResNet's stages let easy images leave early, at little cost in "
+    "accuracy.",
+    source="Teerapittayanon et al. 2016 (BranchyNet), Sec. IV; Kaya et al. 2019 (overthinking), Sec. 4",
+    protocol="ResNet-{depth} with two exits, trained together with equal weights. An image leaves at the "
+    "first exit whose entropy is below a threshold, chosen on half of the test images to cost at most "
+    f"{GIVEN_UP} points there; measured on the other half.",
+    measure=_measure,
+    calibrated="all bounds.",
+    x="mean MACs, share of the whole network's",
+    y="accuracy, %",
+    draw=_draw,
+)
+_BEST = Check("accuracy, best exit of each image", 2.0, minus="accuracy, last exit")
 CLAIM = _claim(
     SMALL,
-    20,
-    3,
-    "C",
     (
         Check("times less work", 1.5),
         Check("accuracy, with exits", -1.0, minus="accuracy, last exit"),
-        Check("accuracy, best exit of each image", 2.0, minus="accuracy, last exit"),
+        _BEST,
     ),
+    seeds=3,
+    depth=20,
 )
 FULL = _claim(
     FULL_SCALE,
-    56,
-    5,
-    "G",
     (
         Check("times less work", 2.0),
         Check("accuracy, with exits", -0.5, minus="accuracy, last exit"),
-        Check("accuracy, best exit of each image", 2.0, minus="accuracy, last exit"),
+        _BEST,
     ),
+    seeds=5,
+    depth=56,
 )

@@ -2,14 +2,14 @@
 
 from functools import partial
 from math import comb
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._lengths import lengths
 from benchmarks.claims.statements._subject import subject
 from flaxarch.depth import effective_lengths, fit_decay
@@ -57,63 +57,48 @@ def _draw(axes: Any, kept: Any) -> None:
         axes.fill_between(range(norms.shape[1]), norms.min(axis=0), norms.max(axis=0), alpha=0.2)
 
 
-def _claim(
-    scale: Scale,
-    layers: int,
-    checks: tuple[Check, ...],
-    *,
-    tier: Literal["C", "G"],
-    seeds: int,
-    num_paths: int,
-    calibrated: str,
-) -> Claim:
-    return Claim(
-        "The gradient that comes by a single path falls exponentially with the path's length, so that nearly "
-        "all of the gradient comes by short paths.",
-        "Veit et al. 2016, Sec. 5 and Fig. 6",
-        f"{num_paths:,} random paths of each length through the N blocks of ResNet-{layers}, {NUM_IMAGES} "
-        "test images: forward in full, backward by the path alone; norms at the image, over that of the "
-        "whole gradient. The effective length weighs the mean norm by the number of paths, as the paper "
-        "does. `exact`: the norm of the sum over all paths of a length, from one backward pass; there paths "
-        "may cancel, and over all lengths it adds up to autodiff's gradient. The paper's blocks, of "
-        f"ResNet-110, have no ReLU behind their sum; these have one. {scale.in_words}",
-        partial(_measure, scale=scale, layers=layers, num_paths=num_paths),
-        (*checks, Check("distance of the sum over lengths from autodiff", high=1e-5)),
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated=calibrated,
-        x="length of path",
-        y="norm over that of the whole gradient",
-        draw=_draw,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="The gradient that comes by a single path falls exponentially with the path's length, so that "
+    "nearly all of the gradient comes by short paths.",
+    source="Veit et al. 2016, Sec. 5 and Fig. 6",
+    protocol="{num_paths:,} random paths of each length through the N blocks of ResNet-{layers}, "
+    f"{NUM_IMAGES} test images: forward in full, backward by the path alone; norms at the image, over that "
+    "of the whole gradient. The effective length weighs the mean norm by the number of paths, as the paper "
+    "does. `exact`: the norm of the sum over all paths of a length, from one backward pass; there paths "
+    "may cancel, and over all lengths it adds up to autodiff's gradient. The paper's blocks, of "
+    "ResNet-110, have no ReLU behind their sum; these have one.",
+    measure=_measure,
+    x="length of path",
+    y="norm over that of the whole gradient",
+    draw=_draw,
+)
+_SUM = Check("distance of the sum over lengths from autodiff", high=1e-5)
 CLAIM = _claim(
     SMALL,
-    56,
     (
         Check("R² of a line through ln norm", low=0.95),
         Check("mean effective length over N", high=1 / 3),
         Check("95 % of the gradient in lengths up to, over N", high=0.5),
+        _SUM,
     ),
-    tier="C",
     seeds=3,
+    layers=56,
     num_paths=64,
     calibrated="all bounds. N/2 is the mean length of all paths; the paper's effective paths have 5 to 17 of "
     "54 blocks.",
 )
 FULL = _claim(
     FULL_SCALE,
-    110,
     (
         Check("R² of a line through ln norm", low=0.98),
         Check("ρ", 0.15, 0.40),
         Check("mean effective length over N", high=1 / 3),
         Check("share of lengths 3 to 20", low=0.95),
+        _SUM,
     ),
-    tier="G",
     seeds=5,
+    layers=110,
     num_paths=1000,
     calibrated="all bounds, about the paper's 5 to 17 blocks of 54, which are 95 % where ρ = 0.25.",
 )

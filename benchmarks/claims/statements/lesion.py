@@ -1,13 +1,13 @@
 """One block deleted from a trained network: little is lost with shortcuts, nearly all without."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._subject import Subject, subject
 from flaxarch.depth import deletable, delete_each, evaluate
 
@@ -60,58 +60,41 @@ def _draw(axes: Any, kept: Any) -> None:
     axes.set_ylim(0, 100)
 
 
-def _claim(
-    scale: Scale,
-    layers: int,
-    checks: tuple[Check, ...],
-    *,
-    tier: Literal["C", "G"],
-    seeds: int,
-    num_images: int,
-    calibrated: str,
-) -> Claim:
-    return Claim(
-        "A trained residual network hardly misses any one of its blocks; a plain one misses every layer.",
-        "Veit et al. 2016, Sec. 4.1 and Fig. 3",
-        f"Each block of ResNet-{layers} is deleted, one at a time, and each pair of layers of plain-20 that "
-        "keeps the shape, as many layers as a block has. The paper deletes from ResNet-110 "
-        f"and, as the plain network, from a VGG of 15 layers. {num_images:,} test images; errors in percent, "
-        f"damage in points. {scale.in_words}",
-        partial(_measure, scale=scale, layers=layers, num_images=num_images),
-        checks,
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated=calibrated,
-        x="place of the deleted block, from the first to the last",
-        y="error, %",
-        draw=_draw,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="A trained residual network hardly misses any one of its blocks; a plain one misses every "
+    "layer.",
+    source="Veit et al. 2016, Sec. 4.1 and Fig. 3",
+    protocol="Each block of ResNet-{layers} is deleted, one at a time, and each pair of layers of plain-20 "
+    "that keeps the shape, as many layers as a block has. The paper deletes from ResNet-110 and, as the "
+    "plain network, from a VGG of 15 layers. {num_images:,} test images; errors in percent, damage in "
+    "points.",
+    measure=_measure,
+    x="place of the deleted block, from the first to the last",
+    y="error, %",
+    draw=_draw,
+)
 CLAIM = _claim(
     SMALL,
-    56,
     (
         Check("median damage, residual", high=5.0),
         Check("smallest share lost of what is above chance, plain", low=0.5),
     ),
-    tier="C",
     seeds=3,
+    layers=56,
     num_images=1000,
     calibrated="both bounds. The paper's curves show no damage by most blocks, and errors near chance "
     "without any one layer.",
 )
 FULL = _claim(
     FULL_SCALE,
-    110,
     (
         Check("median damage, residual", high=0.5),
         Check("largest damage by a block that keeps the shape, residual", high=3.0),
         Check("smallest error after a deletion, plain", low=60.0),
     ),
-    tier="G",
     seeds=5,
+    layers=110,
     num_images=10_000,
     calibrated="the bounds, read off Fig. 3, where chance is an error of 90 %.",
 )

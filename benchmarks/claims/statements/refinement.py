@@ -1,13 +1,13 @@
 """Blocks of a stage refine one estimate: what they add, where it points, and what can be read off."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale, images, trained
+from benchmarks.claims.networks import SMALL, Scale, claim, images, trained
 from benchmarks.depth import spearman
 from flaxarch.depth import probe_accuracy, refinement
 
@@ -48,54 +48,40 @@ def _draw(axes: Any, kept: Any) -> None:
     axes.axhline(0, color="black", linewidth=0.6)
 
 
-def _claim(
-    scale: Scale,
-    depth: int,
-    seeds: int,
-    tier: Literal["C", "G"],
-    num_images: int,
-    checks: tuple[Check, ...],
-) -> Claim:
-    return Claim(
-        "Blocks go down the loss's gradient, a stage's first block changes most, and what a linear probe "
-        "reads gets better with depth.",
-        "Jastrzebski et al. 2018, Sec. 4 (cosine, norm ratio); Greff et al. 2017, Sec. 3",
-        f"Pre-activation ResNet-{depth}. Probes are ridge regressions on pooled features of {num_images:,} "
-        f"training images, tested on as many. {scale.in_words}",
-        partial(_measure, scale=scale, depth=depth, num_images=num_images),
-        checks,
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated="all bounds.",
-        x="block",
-        y="share, ratio",
-        first_x=0,
-        draw=_draw,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="Blocks go down the loss's gradient, a stage's first block changes most, and what a linear "
+    "probe reads gets better with depth.",
+    source="Jastrzebski et al. 2018, Sec. 4 (cosine, norm ratio); Greff et al. 2017, Sec. 3",
+    protocol="Pre-activation ResNet-{depth}. Probes are ridge regressions on pooled features of "
+    "{num_images:,} training images, tested on as many.",
+    measure=_measure,
+    calibrated="all bounds.",
+    x="block",
+    y="share, ratio",
+    first_x=0,
+    draw=_draw,
+)
+_PROBES = Check("rank correlation of probe accuracy and depth", 0.9)
 CLAIM = _claim(
     SMALL,
-    32,
-    3,
-    "C",
-    2000,
     (
         Check("share of blocks that go down the gradient", 0.7),
         Check("norm ratio of a stage's first block over its median, least", 1.5),
-        Check("rank correlation of probe accuracy and depth", 0.9),
+        _PROBES,
     ),
+    seeds=3,
+    depth=32,
+    num_images=2000,
 )
 FULL = _claim(
     FULL_SCALE,
-    110,
-    3,
-    "G",
-    10_000,
     (
         Check("share of the last stage's", 0.9),
         Check("norm ratio of a stage's first block over its median, least", 3.0),
-        Check("rank correlation of probe accuracy and depth", 0.9),
+        _PROBES,
     ),
+    seeds=3,
+    depth=110,
+    num_images=10_000,
 )

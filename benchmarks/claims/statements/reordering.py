@@ -1,14 +1,14 @@
 """Blocks of a trained residual network that change places."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._subject import subject
 from benchmarks.depth import spearman
 from flaxarch.depth import blocks, evaluate, kendall_tau, swap_random
@@ -51,61 +51,41 @@ def _draw(axes: Any, kept: Any) -> None:
     axes.set_ylim(0, 100)
 
 
-def _claim(
-    scale: Scale,
-    layers: int,
-    checks: tuple[Check, ...],
-    *,
-    tier: Literal["C", "G"],
-    seeds: int,
-    draws: int,
-    num_images: int,
-    calibrated: str,
-) -> Claim:
-    return Claim(
-        "The error of a residual network rises smoothly as its blocks are put into another order.",
-        "Veit et al. 2016, Sec. 4.3 and Fig. 5b",
-        f"{', '.join(map(str, SWAPS[:-1]))} and {SWAPS[-1]} random swaps of two blocks of ResNet-{layers} "
-        f"that are alike, {draws} random orders of each number, on {num_images:,} test images. Kendall's τ "
-        "is 1 for the order that was trained; it is over all blocks, with those that are like no other. The "
-        f"paper's network is ResNet-110. {scale.in_words}",
-        partial(_measure, scale=scale, layers=layers, draws=draws, num_images=num_images),
-        checks,
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated=calibrated,
-        x="Kendall's τ of the order",
-        y="error, %",
-        draw=_draw,
-    )
-
-
+_claim = partial(
+    claim,
+    statement="The error of a residual network rises smoothly as its blocks are put into another order.",
+    source="Veit et al. 2016, Sec. 4.3 and Fig. 5b",
+    protocol=f"{', '.join(map(str, SWAPS[:-1]))} and {SWAPS[-1]} random swaps of two blocks of "
+    "ResNet-{layers} that are alike, {draws} random orders of each number, on {num_images:,} test images. "
+    "Kendall's τ is 1 for the order that was trained; it is over all blocks, with those that are like no "
+    "other. The paper's network is ResNet-110.",
+    measure=_measure,
+    calibrated="all bounds, for what the paper calls smooth.",
+    x="Kendall's τ of the order",
+    y="error, %",
+    draw=_draw,
+)
 CLAIM = _claim(
     SMALL,
-    56,
     (
         Check("rank correlation of error and 1 − τ, over numbers of swaps", low=0.9),
         Check("rank correlation of error and 1 − τ, over orders", low=0.7),
         Check("mean damage at τ ≥ 0.95", high=15.0),
     ),
-    tier="C",
     seeds=3,
+    layers=56,
     draws=20,
     num_images=200,
-    calibrated="all bounds, for what the paper calls smooth.",
 )
 FULL = _claim(
     FULL_SCALE,
-    110,
     (
         Check("rank correlation of error and 1 − τ, over numbers of swaps", low=0.95),
         Check("rank correlation of error and 1 − τ, over orders", low=0.7),
         Check("mean error at τ ≥ 0.95", high=15.0),
     ),
-    tier="G",
     seeds=5,
+    layers=110,
     draws=100,
     num_images=10_000,
-    calibrated="all bounds, for what the paper calls smooth.",
 )

@@ -1,14 +1,14 @@
 """One slope of a network tells which lengths of paths carry its gradient."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.claims.claim import Check, Claim, Measured, Places
+from benchmarks.claims.claim import Check, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
-from benchmarks.claims.networks import SMALL, Scale
+from benchmarks.claims.networks import SMALL, Scale, claim
 from benchmarks.claims.statements._lengths import lengths
 from benchmarks.claims.statements._subject import subject
 from flaxarch.depth import effective_length, effective_lengths, fit_decay
@@ -51,30 +51,25 @@ def _draw(axes: Any, kept: Any) -> None:
     axes.plot(n, n / 2, color="grey", linewidth=0.8, label="mean of all paths, N/2")
 
 
-def _claim(
-    scale: Scale, blocks: tuple[int, ...], *, tier: Literal["C", "G"], seeds: int, num_paths: int
-) -> Claim:
-    names = ", ".join(f"ResNet-{2 * n + 2}" for n in blocks)
-    return Claim(
-        "If each block of a path multiplies its gradient by ρ, the paths that carry the gradient have "
-        "N ρ / (1 + ρ) blocks on average: a network's slope ρ, which depth changes, tells their length.",
-        "Derived from Veit et al. 2016, Sec. 5: C(N, k) ρ^k, normalised, is a binomial distribution with "
-        "chance ρ / (1 + ρ)",
-        f"{names}. ρ is the slope of a line through the logarithm of a single path's mean norm, over all "
-        f"lengths, of {num_paths:,} random paths each, on {NUM_IMAGES} test images. The measured mean length "
-        "weighs those norms by the number of paths; `exact`, which is not tested, takes the norm of the sum "
-        f"over all paths of a length, in which they may cancel. {scale.in_words}",
-        partial(_measure, scale=scale, blocks=blocks, num_paths=num_paths),
-        tuple(Check(f"mean length over law, N = {n}", 1 - MARGIN, 1 + MARGIN) for n in blocks),
-        seeds=seeds,
-        tier=tier,
-        needs=("cifar10",),
-        calibrated="the margin of 15 %.",
-        x="blocks N",
-        y="mean length of the paths that carry the gradient",
-        draw=_draw,
-    )
+def _checks(blocks: tuple[int, ...]) -> tuple[Check, ...]:
+    return tuple(Check(f"mean length over law, N = {n}", 1 - MARGIN, 1 + MARGIN) for n in blocks)
 
 
-CLAIM = _claim(SMALL, (9, 15, 27), tier="C", seeds=3, num_paths=64)
-FULL = _claim(FULL_SCALE, (9, 15, 27, 54), tier="G", seeds=5, num_paths=1000)
+_claim = partial(
+    claim,
+    statement="If each block of a path multiplies its gradient by ρ, the paths that carry the gradient have "
+    "N ρ / (1 + ρ) blocks on average: a network's slope ρ, which depth changes, tells their length.",
+    source="Derived from Veit et al. 2016, Sec. 5: C(N, k) ρ^k, normalised, is a binomial distribution with "
+    "chance ρ / (1 + ρ)",
+    protocol="ResNets of N = {blocks} blocks. ρ is the slope of a line through the logarithm of a single "
+    f"path's mean norm, over all lengths, of {{num_paths:,}} random paths each, on {NUM_IMAGES} test images. "
+    "The measured mean length weighs those norms by the number of paths; `exact`, which is not tested, takes "
+    "the norm of the sum over all paths of a length, in which they may cancel.",
+    measure=_measure,
+    calibrated="the margin of 15 %.",
+    x="blocks N",
+    y="mean length of the paths that carry the gradient",
+    draw=_draw,
+)
+CLAIM = _claim(SMALL, _checks((9, 15, 27)), seeds=3, blocks=(9, 15, 27), num_paths=64)
+FULL = _claim(FULL_SCALE, _checks((9, 15, 27, 54)), seeds=5, blocks=(9, 15, 27, 54), num_paths=1000)
