@@ -16,6 +16,7 @@ from jax import lax
 # (shortcut x, branch y = F(x), gate or None) -> what the block goes on with
 Sum = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 _sum: ContextVar[Sum | None] = ContextVar("sum", default=None)
+_skipper: ContextVar[object | None] = ContextVar("skipper", default=None)  # the innermost `skip_dropped`
 
 
 def residual(x: jax.Array, y: jax.Array, gate: jax.Array | None) -> jax.Array:
@@ -48,12 +49,13 @@ def skip_dropped() -> Iterator[None]:
     batch norm over devices, all of them must have the same gates. Blocks are the modules that a network gives
     an input and a gate: where the sum is the network's own, or blocks run in `scan_blocks`, gates multiply.
     """
+    me = object()
 
     def call(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         block: nn.Module = context.module
         is_inner = context.method_name == "__call__" and block.path  # `alone` has no path
         is_block = is_inner and len(args) == 2 and getattr(args[1], "size", 0) == 1
-        if not is_block or block.is_initializing():
+        if not is_block or block.is_initializing() or _skipper.get() is not me:
             return method(*args, **kwargs)
         alone, variables = block.clone(parent=None), block.variables
         rngs: Any = {"dropout": block.make_rng("dropout")} if block.has_rng("dropout") else None
@@ -74,8 +76,17 @@ def skip_dropped() -> Iterator[None]:
                 block.put_variable("batch_stats", name, tree)
         return y
 
-    with nn.intercept_methods(call):
-        yield
+    before = _skipper.set(me)
+    try:
+        with nn.intercept_methods(call):
+            yield
+    finally:
+        _skipper.reset(before)
+
+
+def is_skipping() -> bool:
+    """Whether `skip_dropped` is open: who intercepts calls opens it anew within, to see such blocks too."""
+    return _skipper.get() is not None
 
 
 def linear_survival_probs(num_blocks: int, last: float) -> jax.Array:

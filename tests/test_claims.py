@@ -12,7 +12,8 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from benchmarks.claims import ledger, report
+from benchmarks.claims import ledger, networks, report
+from benchmarks.claims.__main__ import main
 from benchmarks.claims.claim import Check, Claim, Measured, Places
 from benchmarks.claims.networks import SMALL
 from benchmarks.claims.statements._constant_rate import Unnormalised, losses_by_rate
@@ -163,3 +164,21 @@ def test_losses_by_rate_are_those_of_the_start_at_none_and_the_worst_where_they_
     assert none == pytest.approx(math.log(3))
     assert low < none
     assert high == 5.0
+
+
+def test_damaged_network_of_the_cache_ends_in_a_sentence(tmp_path: Path):
+    places, model = Places(cache=tmp_path), networks.SMALL.resnet(8)
+    digest = networks._digest(model, networks.SMALL.training, networks.SMALL)  # pyright: ignore[reportPrivateUsage]
+    path = tmp_path / f"{digest}.msgpack"
+    for damaged in (b"", b"\xc1", b"\x82\xa9variables"):
+        path.write_bytes(damaged)
+        with pytest.raises(SystemExit, match="is damaged: delete it"):
+            networks.trained(model, 0, places)
+
+
+def test_missing_data_set_ends_in_a_sentence(tmp_path: Path, monkeypatch: Any):
+    here = ["claims", "run", "lesion", "--cifar10", str(tmp_path / "none"), "--cache", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", here)
+    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="no such file or folder"):
+        main()

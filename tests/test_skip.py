@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import flaxarch
+from flaxarch.depth import with_exits
 from flaxarch.models.cifar_resnet import CifarResNet
 from flaxarch.models.preact_resnet import CifarPreAct
 from flaxarch.models.resnet import projection
@@ -125,3 +126,24 @@ def test_devices_that_take_batch_statistics_together_skip_together():
 
     skipped, expected = (jax.pmap(partial(forward, skip=skip), "devices")(x) for skip in (True, False))
     np.testing.assert_allclose(skipped, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_exits_see_blocks_that_may_be_skipped():
+    network = CifarResNet((1, 2, 1), widths=(4, 8, 8))
+    model = with_exits(network, after=("conv1", "layer1_0", "layer2_1"))
+    variables = model.init(jax.random.key(0), images(), train=False)
+
+    def gradients(params: Any, *, skip: bool) -> Any:
+        def loss(params: Any) -> jax.Array:
+            apply = partial(model.apply, variables | {"params": params}, images(), train=True, gates=GATES)
+            if skip:
+                with skip_dropped():
+                    outputs, _ = apply(mutable=["batch_stats"])
+            else:
+                outputs, _ = apply(mutable=["batch_stats"])
+            return sum((x**2).sum() for x in jax.tree.leaves(outputs))  # pyright: ignore[reportReturnType]
+
+        return jax.jit(jax.grad(loss))(params)
+
+    skipped, expected = (gradients(variables["params"], skip=skip) for skip in (True, False))
+    chex.assert_trees_all_close(skipped, expected, rtol=2e-5, atol=2e-5)

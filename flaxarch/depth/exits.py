@@ -82,7 +82,9 @@ class WithExits(Network):
 
         def watch(module: nn.Module, x: jax.Array, proceed: Any) -> Any:
             del x
-            y = left["/".join(module.path[start:])] = proceed()
+            y = proceed()
+            if module.path[:start] == self.network.path:  # not within a block that is run by itself
+                left["/".join(module.path[start:])] = y
             return y
 
         with watch_calls(watch):

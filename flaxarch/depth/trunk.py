@@ -5,7 +5,7 @@ residual sums made.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxarch.layers import Network
-from flaxarch.residual import replace_residual
+from flaxarch.residual import is_skipping, replace_residual, skip_dropped
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def watch_calls(watch: Callable[[nn.Module, jax.Array, Callable[[], Any]], Any])
         finally:
             open_modules.pop()
 
-    with nn.intercept_methods(intercept):
+    with nn.intercept_methods(intercept), skip_dropped() if is_skipping() else nullcontext():
         yield
 
 
