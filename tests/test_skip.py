@@ -135,7 +135,7 @@ def test_exits_see_blocks_that_may_be_skipped():
 
     def gradients(params: Any, *, skip: bool) -> Any:
         def loss(params: Any) -> jax.Array:
-            apply = partial(model.apply, variables | {"params": params}, images(), train=True, gates=GATES)
+            apply = partial(model.apply, {**variables, "params": params}, images(), train=True, gates=GATES)
             if skip:
                 with skip_dropped():
                     outputs, _ = apply(mutable=["batch_stats"])
