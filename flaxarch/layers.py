@@ -113,6 +113,54 @@ class Conv(nn.Conv):
         return super().param(name, init_fn, *args, **kwargs)
 
 
+class BatchNorm(nn.BatchNorm):
+    """`nn.BatchNorm` over all but the last axis, in one pass and without the cancellation: (..., C) -> (..., C).
+
+    var = E[(x - s)^2] - E[x - s]^2 with s the running mean. With s = 0, as `nn.BatchNorm` has it, features of
+    mean m and deviation d lose (m / d)^2 times float32's rounding; here m is only by how much the batch's
+    mean differs from the running one. A second pass for the variance, which loses nothing even in the first
+    step, made ResNet-50's training step take 26.8 ms for 24.7 (H100, bfloat16, 128 images).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if not self.use_running_average:
+            axis_name = None if self.is_initializing() else self.axis_name
+            shifted = x - _as_last(mean, x.ndim)
+            offset, var = _offset_and_variance(shifted, axis_name, self.axis_index_groups)
+            mean = mean + offset
+            if not self.is_initializing():
+                running_mean.value += (1 - self.momentum) * offset
+                running_var.value += (1 - self.momentum) * (var - running_var.value)
+        factor = lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            factor *= self.param("scale", self.scale_init, size, self.param_dtype)
+        y = (x - _as_last(mean, x.ndim)) * _as_last(factor, x.ndim)
+        if self.use_bias:
+            y += _as_last(self.param("bias", self.bias_init, size, self.param_dtype), x.ndim)
+        return y.astype(self.dtype)
+
+
+def _offset_and_variance(
+    shifted: jax.Array, axis_name: str | None, groups: Any
+) -> tuple[jax.Array, jax.Array]:
+    axes = tuple(range(shifted.ndim - 1))
+    offset, square = shifted.mean(axes), (shifted * shifted).mean(axes)
+    if axis_name is not None:
+        both = jnp.stack([offset, square])  # one message
+        offset, square = lax.pmean(both, axis_name, axis_index_groups=groups)
+    return offset, jnp.maximum(square - offset * offset, 0.0)  # rounding could take it below
+
+
+def _as_last(x: jax.Array, ndim: int) -> jax.Array:
+    return x.reshape((1,) * (ndim - 1) + x.shape)
+
+
 class ConvNorm(nn.Module):
     """Convolution, batch norm, activation: (N, H, W, C) -> (N, H / strides, W / strides, features)."""
 
@@ -188,7 +236,7 @@ class Conventions:
         `groups`, each group of them takes its own.
         """
         return partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=self.frozen or not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
@@ -196,7 +244,6 @@ class Conventions:
             dtype=dtype,
             axis_name=axis_name,
             axis_index_groups=self.groups,
-            use_fast_variance=False,  # E[x^2] - E[x]^2 cancels in float32, and can go below zero
         )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +193,35 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAKS[max(kinds, key=len)] if kinds else None
 
 
+def count_flops(fn: Any, *arguments: Any) -> float:
+    """Floating-point operations of fn(*arguments), arrays or their shapes, by XLA's cost analysis.
+
+    Traced for CPU whatever the devices are: elsewhere JAX has no analysis ahead of compilation, and one
+    after it leaves out what the vendor's library computes. 0 where JAX has no CPU.
+    """
+    try:
+        (cpu, *_) = jax.local_devices(backend="cpu")
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return 0.0
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with ops.use_native_forms(True), jax.default_device(cpu):
+        found: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+    return float((found or {}).get("flops", 0.0))
+
+
 def step_flops(train_step: Any, state: Any, batch: Any, teacher: Any = None) -> float:
     """Floating-point operations of one step, by XLA's cost analysis of the traced step.
 
     A multiply-add counts two. Convolutions count as in `lax`'s own form, whatever form the devices run.
-    `batch` is this process's share; the operations are those of the whole batch.
+    `batch` is this process's share; the operations are those of the whole batch. 0 where JAX has no CPU to
+    trace for.
     """
     num_processes = jax.process_count()
     state, teacher = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, teacher))
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(x) * num_processes, *x.shape[1:]), x.dtype), batch
     )
-    with ops.use_native_forms(True):
-        found: Any = jax.jit(train_step).lower(state, batch, teacher=teacher).cost_analysis()
-    return float(found["flops"])
+    return count_flops(partial(train_step, teacher=teacher), state, batch)
 
 
 def utilisation(flops: float, seconds: float | None) -> float | None:

@@ -22,12 +22,17 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="measure, and keep what comes out")
     runs.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
-    runs.add_argument("--modes", nargs="+", choices=["inference", "training"], default=["inference", "training"])
+    runs.add_argument(
+        "--modes", nargs="+", choices=["inference", "training"], default=["inference", "training"]
+    )
     runs.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     runs.add_argument("--batches", nargs="+", type=int, help="in place of the device's")
     runs.add_argument("--contenders", nargs="*", choices=PEERS, default=PEERS, metavar="NAME")
     runs.add_argument("--python", nargs="+", default=[], metavar="NAME=PYTHON[,FILE]", help="who runs where")
     runs.add_argument("--rounds", type=int, default=9)
+    runs.add_argument(
+        "--round-seconds", type=float, default=0.25, help="that a contender's steps fill in a round"
+    )
     runs.add_argument("--at-once", type=int, default=0, help="cases prepared side by side; 0: none are")
     runs.add_argument("--case-seconds", type=float, default=60.0, help="to time a case in")
     runs.add_argument("--timeout", type=float, default=900.0, help="for a contender to answer in")
@@ -42,6 +47,7 @@ def main() -> None:
         args.contenders,
         Interpreters.parse(args.python),
         rounds=args.rounds,
+        round_seconds=args.round_seconds,
         at_once=args.at_once,
         case_seconds=args.case_seconds,
         timeout=args.timeout,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -106,8 +107,8 @@ class Contender:
                 self._text += more.decode(errors="replace")
 
     def _last_words(self) -> str:
-        """Its last line of error, without what is particular to the machine."""
+        """The line of its exception."""
         code = self._process.wait()
         self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        return (lines[-1] if lines else f"ended with code {code}")[:200]
+        errors = re.findall(r"^[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*", self._log.read(), re.MULTILINE)
+        return (errors[-1] if errors else f"ended with code {code}")[:200]

@@ -19,8 +19,7 @@ COLUMNS = (
     *Case._fields, "contender", "ms", "ms_q1", "ms_q3", "images_per_second", "ratio", "ratio_q1", "ratio_q3",
     "rounds", "compile_seconds", "first_seconds", "peak_gib", "gflops", "device", "cores", "jax", "error",
 )  # fmt: skip
-ROUND_SECONDS = 0.25
-MOST_STEPS = 200
+MOST_STEPS = 200  # of a round
 
 Row = dict[str, Any]
 
@@ -31,6 +30,7 @@ def run(
     interpreters: Interpreters,
     *,
     rounds: int,
+    round_seconds: float,
     at_once: int,
     case_seconds: float,
     timeout: float,
@@ -43,6 +43,7 @@ def run(
         only: contenders that take part beside flaxarch.
         interpreters: who runs where.
         rounds: of each case, at least three where they fit into `case_seconds`.
+        round_seconds: which a contender's steps of one round are to fill.
         at_once: cases whose contenders are prepared at the same time; 0: one contender after the other, so
             that none is slowed by another's compilation.
         case_seconds: how long a case may be timed.
@@ -60,7 +61,7 @@ def run(
         prepared = _prepare(groups, interpreters, timeout, at_once > 0)
         try:
             for case, _ in groups:
-                yield _time(prepared.get(case, []), rounds, case_seconds)
+                yield _time(prepared[case], rounds, round_seconds, case_seconds)
         finally:
             for contender in (c for group in prepared.values() for c in group):
                 contender.close()
@@ -79,12 +80,12 @@ def _prepare(
     return {case: [future.result() for future in group] for case, group in futures.items()}
 
 
-def _time(group: list[Contender], rounds: int, case_seconds: float) -> list[Row]:
-    """Rounds of A B C A B C; each contender does as many steps in a round as fill a quarter of a second."""
+def _time(group: list[Contender], rounds: int, round_seconds: float, case_seconds: float) -> list[Row]:
+    """Rounds of A B C A B C."""
     steps = {}
     for contender in group:
         seconds = [contender.round(1).get("seconds", 1.0) for _ in range(2)][-1]
-        steps[contender.name] = min(MOST_STEPS, max(1, round(ROUND_SECONDS / seconds)))
+        steps[contender.name] = min(MOST_STEPS, max(1, round(round_seconds / seconds)))
     times: dict[str, list[float]] = {contender.name: [] for contender in group}
     peaks: dict[str, float] = {}
     start = time.monotonic()

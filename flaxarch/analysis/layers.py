@@ -74,6 +74,14 @@ class _Features(NamedTuple):
     views: tuple[View, View]  # of height and width
 
 
+def scan_counts(params: Any) -> tuple[int, int]:
+    """How many inputs of a scan's equation are constants, and how many are carried, by its parameters."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # from JAX 0.11 on
+    return len(consts), len(carry)
+
+
 class _Walk:
     """Goes through a jaxpr in order of execution and collects layers."""
 
@@ -117,7 +125,7 @@ class _Walk:
 
     def scan(self, p: Any, values: list[Any], scopes: Path) -> list[Any]:
         """A loop of fixed length, such as `nn.scan`'s over blocks: its body as often as it runs."""
-        num_consts, num_carry, body = p["num_consts"], p["num_carry"], p["jaxpr"]
+        (num_consts, num_carry), body = scan_counts(p), p["jaxpr"]
         consts, carry = values[:num_consts], values[num_consts:][:num_carry]
         slices = [_shift(x, -1) for x in values[num_consts + num_carry :]]
         stacked: list[Any] = []

@@ -20,4 +20,4 @@ def prepare(case: Case, path: str) -> Prepared:
         num_classes=1000, dtype=jnp.dtype(case.dtype)
     )
     images, labels = images_and_labels(case, (224, 224, 3), 1000)
-    return linen_steps(model, case, images, labels, train=False)
+    return linen_steps(model, case, images, labels, axis_name="batch")

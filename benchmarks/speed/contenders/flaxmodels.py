@@ -13,4 +13,4 @@ def prepare(case: Case, path: str) -> Prepared:
     network = getattr(flaxmodels, NETWORKS[case.network].flaxmodels or "")
     model = network(output="logits", pretrained=None, dtype=case.dtype)
     images, labels = images_and_labels(case, (224, 224, 3), 1000)
-    return linen_steps(model, case, images, labels, train=False)
+    return linen_steps(model, case, images, labels)
