@@ -2,11 +2,11 @@
 
     python -m benchmarks.precision [--networks ...] [--processes N] [--keep]
 
-A network has the random weights of `benchmarks.speed` and batch norm over the batch, as in training, so that
-activations keep their size however deep it is. The error is that of all logits together, ‖x − y‖ / ‖y‖ with y
-from float64 on the same device, in the precision that JAX takes by itself ("float32": TensorFloat-32 on recent
-GPUs), in the highest, and in bfloat16; "same class" is the share of images whose largest logit is the same.
-`--keep` writes `benchmarks/results/precision.json`.
+A network has the random weights of `benchmarks.speed` and batch norm over the batch, as in training, so
+that activations keep their size however deep it is. The error is that of all logits together, ‖x − y‖ / ‖y‖
+with y from float64 on the same device, in the precision that JAX takes by itself ("float32": TensorFloat-32
+on recent GPUs), in the highest, and in bfloat16; "same class" is the share of images whose largest logit is
+the same. `--keep` writes `benchmarks/results/precision.json`.
 """
 
 import argparse
@@ -87,6 +87,20 @@ def measure(name: str) -> tuple[str, dict[str, dict[str, float]]]:
         same = float((ours.argmax(-1) == exact.argmax(-1)).mean())
         found[form] = {"error": float(f"{error:.3g}"), "same class": same}
     return jax.devices()[0].device_kind, found
+
+
+def table() -> str:
+    """All kept devices as a table."""
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    lines = [f"| device | network | {' | '.join(FORMS)} |", f"|{' --- |' * (len(FORMS) + 2)}"]
+    for device, found in kept.items():
+        for name, errors in found["networks"].items():
+            cells = [
+                f"{errors[form]['error']:.1e}, {100 * errors[form]['same class']:.0f} % same class"
+                for form in FORMS
+            ]
+            lines.append(f"| {device} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _keep(device: str, found: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ class Conv(nn.Conv):
 
 
 class BatchNorm(nn.BatchNorm):
-    """`nn.BatchNorm` over all but the last axis, in one pass and without the cancellation: (..., C) -> (..., C).
+    """`nn.BatchNorm` over all but the last axis, in one pass without cancellation: (..., C) -> (..., C).
 
     var = E[(x - s)^2] - E[x - s]^2 with s the running mean. With s = 0, as `nn.BatchNorm` has it, features of
     mean m and deviation d lose (m / d)^2 times float32's rounding; here m is only by how much the batch's

@@ -198,8 +198,9 @@ def _run_steps(
                 row["grad_norm"] = measured["grad_norm"] / max(1, measured["steps"])
                 row["learning_rate"] = float(jnp.asarray(run.schedule(step - 1)))
                 row |= stopwatch.lap()
-                row["flops"] = flops * step
-                if (share := utilisation(flops, row["step_seconds"])) is not None:
+                if flops:  # counted, that is
+                    row["flops"] = flops * step
+                if flops and (share := utilisation(flops, row["step_seconds"])) is not None:
                     row["mfu"] = share
                 if measured["nonfinite"]:
                     row["skipped"] = int(measured["nonfinite"])

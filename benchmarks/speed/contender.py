@@ -53,7 +53,7 @@ class Contender:
         self.about: dict[str, Any] = {}
         self._timeout = timeout
         self._text = ""
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, closed by `close`
         spec = {"case": case._asdict(), "contender": name, "path": interpreters.paths.get(name, "")}
         python = interpreters.pythons.get(name, sys.executable)
         self._process = subprocess.Popen(
@@ -82,7 +82,8 @@ class Contender:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):  # what it was to read
+            self._process.communicate()
         self._log.close()
 
     def _answer(self) -> dict[str, Any]:

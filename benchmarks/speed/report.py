@@ -1,7 +1,138 @@
-"""The page and the plots of what is kept."""
+"""The page `docs/speed.md` and a plot for each device, from what is kept."""
 
 from pathlib import Path
+from typing import Any
+
+from benchmarks import precision
+from benchmarks.speed.cases import NETWORKS
+from benchmarks.speed.run import RESULTS, Row, read
+from train.metrics import peak_flops
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, PLOTS = DOCS / "speed.md", DOCS / "speed"
+PEERS = {
+    "torch": "torch",
+    "torch_compile": "torch.compile",
+    "keras": "Keras on JAX",
+    "flax_example": "Flax's example",
+    "flaxmodels": "flaxmodels",
+}
+HEADING = """# Speed
+
+Networks beside the same ones elsewhere: torch in channels-last layout, eager and by `torch.compile`; Keras
+3 on JAX; the ResNets of Flax's ImageNet example and of flaxmodels. A contender is a process of its own;
+they take turns, A B C A B C. Under a contender's name stands its time divided by ours, so that above 1 we
+are faster: the median over rounds of the quotient of two times of the same round, and its quartiles. `ms`
+is our median time of a step and its quartiles; training is the trainer's own step, with SGD and momentum.
+MFU is the share of the device's bfloat16 peak that the operations of a step, as XLA counts them before it
+compiles, make of its time. Compilation and the time from the start of the process to the first step's end
+are seconds; where contenders were prepared side by side, these are of a busy machine. Peak memory is the
+device's, on a CPU the process's.
+
+    python -m benchmarks.speed run --python torch=PYTHON keras=PYTHON flax_example=PYTHON,models.py
+    python -m benchmarks.speed report
+
+"""
+PRECISION = """## How exact float32 and bfloat16 are
+
+Errors of the logits of 16 random images against float64 on the same device, ‖x − y‖ / ‖y‖, with random
+weights and batch norm over the batch: `python -m benchmarks.precision`. On recent NVIDIA GPUs JAX computes
+float32 products in TensorFloat-32; `jax.config.update("jax_default_matmul_precision", "highest")` computes
+them in float32, which equality with the originals asks for.
+"""
 
 
 def write() -> None:
-    raise SystemExit("later")
+    """The page and its plots."""
+    paths = sorted(RESULTS.glob("*.csv"))
+    for path in paths:
+        _plot(path)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEADING]
+    for path in sorted(RESULTS.glob("*.csv")):
+        parts += [_section(path), ""]
+    return "\n".join([*parts, PRECISION, precision.table()])
+
+
+def _section(path: Path) -> str:
+    rows = [row for row in read(path) if row["network"] in NETWORKS]
+    (first, *_) = [row for row in rows if row["contender"] == "flaxarch"]
+    on_cpu = first["device"] == "cpu"
+    device = f"{first['cores']} CPU cores" if on_cpu else first["device"]
+    lines = [f"## {device}", "", f"jax {first['jax']}.", "", f"![Ratios](speed/{path.stem}.png)", ""]
+    seen = {row["contender"] for row in rows}
+    peers = [name for name in PEERS if name in seen]
+    shares = [] if on_cpu else ["MFU"]
+    heads = ["network", "work", "ms", "images/s", *shares, *(PEERS[p] for p in peers), "compilation", "first"]
+    lines += [f"| {' | '.join([*heads, 'GiB'])} |", f"|{' --- |' * (len(heads) + 1)}"]
+    order = list(NETWORKS)
+    key = lambda row: (row["mode"], row["dtype"], row["batch"], order.index(row["network"]))  # noqa: E731
+    for ours in sorted((row for row in rows if row["contender"] == "flaxarch"), key=key):
+        lines.append(_line(ours, _same_case(rows, ours), peers, bool(shares)))
+    failed = sorted(
+        {(PEERS[r["contender"]], r["network"], r["error"].partition(". ")[0]) for r in rows if r["error"]}
+    )
+    if failed:
+        lines += ["", *(f"{who} did not run {network}: `{error}`  " for who, network, error in failed)]
+    return "\n".join(lines)
+
+
+def _same_case(rows: list[Row], ours: Row) -> dict[str, Row]:
+    fields = ("network", "mode", "batch", "dtype")
+    return {row["contender"]: row for row in rows if all(row[f] == ours[f] for f in fields)}
+
+
+def _line(ours: Row, case: dict[str, Row], peers: list[str], with_share: bool) -> str:
+    cells = [ours["network"], f"{ours['mode']}, {ours['batch']}, {ours['dtype']}"]
+    cells += [f"{ours['ms']:.4g} ({ours['ms_q1']:.4g} to {ours['ms_q3']:.4g})"]
+    rate = ours["images_per_second"]
+    cells.append(f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}")
+    if with_share:
+        peak = peak_flops(str(ours["device"]))
+        known = peak and ours["gflops"] != "" and ours["dtype"] == "bfloat16"
+        cells.append(f"{100 * ours['gflops'] * 1e12 / ours['ms'] / peak:.0f} %" if known and peak else "")
+    cells += [_ratio(case.get(peer)) for peer in peers]
+    cells += [f"{ours['compile_seconds']:.3g}", f"{ours['first_seconds']:.3g}", f"{ours['peak_gib']:.3g}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row["ratio"] == "":
+        return "does not run"
+    return f"**{row['ratio']:.2f}** ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})"
+
+
+def _plot(path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = [row for row in read(path) if row["ratio"] != "" and row["contender"] != "flaxarch"]
+    works = sorted({(row["mode"], row["batch"], row["dtype"]) for row in rows})
+    figure = Figure((6 * len(works), 7), layout="constrained")
+    for i, work in enumerate(works):
+        axes: Any = figure.add_subplot(1, len(works), i + 1)
+        mine = [row for row in rows if (row["mode"], row["batch"], row["dtype"]) == work]
+        names = [name for name in NETWORKS if any(row["network"] == name for row in mine)][::-1]
+        for j, (peer, label) in enumerate(PEERS.items()):
+            found = [row for row in mine if row["contender"] == peer]
+            x = [row["ratio"] for row in found]
+            y = [names.index(row["network"]) + 0.14 * (2 - j) for row in found]
+            spread = [
+                [r["ratio"] - r["ratio_q1"] for r in found],
+                [r["ratio_q3"] - r["ratio"] for r in found],
+            ]
+            axes.errorbar(x, y, xerr=spread, fmt="o", markersize=5, label=label, color=f"C{j}")
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("time divided by flaxarch's: to the right of 1 we are faster")
+        axes.set_title("{}, batch {}, {}".format(*work))
+        axes.grid(axis="x", which="both", alpha=0.3)
+        axes.legend(fontsize="small")
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PLOTS / f"{path.stem}.png", dpi=70, metadata={"Software": None})

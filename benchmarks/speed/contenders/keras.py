@@ -1,4 +1,4 @@
-"""Keras 3 on JAX, its applications by its own stateless calls, as its guide to training loops in JAX has them."""
+"""Applications of Keras 3 on JAX, by stateless calls as in Keras's guide to training loops in JAX."""
 
 import os
 

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed import report, run
+from benchmarks.speed.cases import NETWORKS, Case, cases, contenders
+from benchmarks.speed.contender import Contender, Interpreters
+
+CASE = Case("resnet20", "inference", 1, "float32")
+
+
+class Fixed(Contender):
+    """Takes so many seconds a step."""
+
+    def __init__(self, name: str, seconds: float):
+        self.name, self.case, self.error, self._seconds = name, CASE, "", seconds
+        self.about = {"compile_seconds": 1.0, "first_seconds": 2.0, "flops": 5e9, "device": "A device"}
+        self.asked: list[int] = []
+
+    def round(self, steps: int) -> dict[str, float]:
+        self.asked.append(steps)
+        return {"seconds": steps * self._seconds, "peak_bytes": 2**30}
+
+
+def test_page_of_speed_is_what_the_kept_runs_give():
+    assert report.PAGE.read_text(encoding="utf-8") == report.page()
+
+
+def test_ratio_is_the_others_time_over_ours_and_slow_ones_do_fewer_steps():
+    ours, theirs = Fixed("flaxarch", 0.01), Fixed("torch", 0.02)
+    rows = run._time([ours, theirs], rounds=5, round_seconds=0.2, case_seconds=60)
+    assert [row["ratio"] for row in rows] == [1.0, 2.0]
+    assert [row["ms"] for row in rows] == [10.0, 20.0]
+    assert rows[0]["images_per_second"] == 100
+    assert ours.asked == [1, 1, *[20] * 5]
+    assert theirs.asked == [1, 1, *[10] * 5]
+
+
+def test_rows_that_are_kept_are_read_as_they_were_and_replaced_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    rows = run._time([Fixed("flaxarch", 0.01), Fixed("torch", 0.02)], 3, 0.1, 60)
+    path = run.keep(rows)
+    assert path.name == "a-device.csv"
+    assert run.read(path) == rows
+    rows = run._time([Fixed("flaxarch", 0.01), Fixed("torch", 0.05)], 3, 0.1, 60)
+    run.keep(rows)
+    assert run.read(path) == rows
+
+
+def test_contender_that_is_not_there_says_why_and_answers_nothing():
+    contender = Contender("nobody", CASE, Interpreters(), timeout=60)
+    contender.wait_ready()
+    assert contender.error == "ModuleNotFoundError: No module named 'benchmarks.speed.contenders.nobody'"
+    assert contender.round(3) == {}
+    contender.close()
+
+
+def test_interpreters_have_a_python_and_a_file():
+    found = Interpreters.parse(["torch=/a/python", "flax_example=,/b/models.py"])
+    assert found.pythons == {"torch": "/a/python", "torch_compile": "/a/python"}
+    assert found.paths == {"flax_example": "/b/models.py"}
+
+
+def test_every_network_is_measured_in_both_precisions_and_ways():
+    for name in NETWORKS:
+        for on_cpu in (True, False):
+            found = cases(name, on_cpu)
+            assert {(case.mode, case.dtype) for case in found} == {
+                (mode, dtype) for mode in ("inference", "training") for dtype in ("float32", "bfloat16")
+            }
+            assert all(contenders(case)[:3] == ["flaxarch", "torch", "torch_compile"] for case in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_we_run(mode: str):
+    case = CASE._replace(mode=mode, batch=2)
+    contender = Contender("flaxarch", case, Interpreters(), timeout=300)
+    contender.wait_ready()
+    assert contender.error == ""
+    assert contender.about["flops"] > 2 * 2 * 40e6  # two images of 40.6 million multiply-adds
+    assert contender.round(2)["seconds"] > 0
+    contender.close()
