@@ -129,6 +129,8 @@ def _plot(path: Path) -> None:
             axes.errorbar(x, y, xerr=spread, fmt="o", markersize=5, label=label, color=f"C{j}")
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xscale("log")
+        for form in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            form("{x:g}")
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel("time divided by flaxarch's: to the right of 1 we are faster")
         axes.set_title("{}, batch {}, {}".format(*work))

@@ -106,8 +106,12 @@ class Filled:
     def _values_per_channel(self, images: np.ndarray) -> dict[tuple[str, ...], int]:
         """Over how many values each batch norm takes its statistics: batch times height times width."""
 
+        unrolled: Any = self.model
+        if getattr(self.model, "scan", False):  # what loops compute is not to be captured
+            unrolled = unrolled.clone(scan=False)
+
         def norm_outputs(params, batch_stats):
-            _, taken = self.model.apply(
+            _, taken = unrolled.apply(
                 {"params": params, "batch_stats": batch_stats},
                 jnp.asarray(images),
                 train=True,
