@@ -123,7 +123,7 @@ class BatchNorm(nn.BatchNorm):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         size = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)

@@ -25,6 +25,7 @@ from flaxarch.models import (
     mobilenet_v2,
     mobilenet_v3,
     nin,
+    ode_resnet,
     preact_resnet,
     resnet,
     senet,
@@ -62,6 +63,7 @@ FAMILIES = (
     mobilenet_v2,
     mobilenet_v3,
     airbench,
+    ode_resnet,
 )
 _VARIANTS: dict[str, Variant] = {name: row for family in FAMILIES for name, row in family.VARIANTS.items()}
 

@@ -52,7 +52,7 @@ def test_rows_that_are_kept_are_read_as_they_were_and_replaced_by_the_next(
 def test_contender_that_is_not_there_says_why_and_answers_nothing():
     contender = Contender("nobody", CASE, Interpreters(), timeout=60)
     contender.wait_ready()
-    assert contender.error == "ModuleNotFoundError: No module named 'benchmarks.speed.contenders.nobody'"
+    assert contender.error == "ModuleNotFoundError: No module named 'benchmarks.speed.contenders.of_nobody'"
     assert contender.round(3) == {}
     contender.close()
 

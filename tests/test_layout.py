@@ -22,6 +22,7 @@ FLOORS = [
     ["flaxarch.models"],
     ["flaxarch.variant"],
     ["flaxarch.layers", "flaxarch.residual"],
+    ["flaxarch.ode"],
     ["flaxarch.ops"],
 ]
 PACKAGES = ("benchmarks", "train", "flaxarch")

@@ -51,7 +51,7 @@ def macs(jaxpr: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products in a jaxpr, and in those inside it."""
     total = 0
     for eqn in jaxpr.eqns:
-        shape = eqn.outvars[0].aval.shape
+        shape = eqn.outvars[0].aval.shape if eqn.outvars else ()
         if eqn.primitive is lax.conv_general_dilated_p:
             kernel = eqn.invars[1].aval.shape
             features = eqn.params["dimension_numbers"].rhs_spec[0]
@@ -60,7 +60,7 @@ def macs(jaxpr: Any) -> int:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             total += math.prod(shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
         for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            total += macs(inner) if hasattr(inner, "eqns") else 0
+            total += macs(inner) * eqn.params.get("length", 1) if hasattr(inner, "eqns") else 0
     return total
 
 

@@ -171,7 +171,7 @@ def trained(model: nn.Module, seed: int, places: Places, scale: Scale = SMALL, *
     config = dataclasses.replace(scale.training, seed=seed, **flags)
     path = _folder(places) / f"{_digest(model, config, scale)}.msgpack"
     if not path.exists():
-        found = _train(model, config, images(places, scale))
+        found = train(model, config, images(places, scale))
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")
         half.write_bytes(serialization.msgpack_serialize(jax.device_get(found._asdict())))
@@ -193,12 +193,13 @@ def _digest(model: nn.Module, config: Config, scale: Scale) -> str:
     return hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:24]
 
 
-def _train(model: nn.Module, config: Config, data: Images) -> Trained:
+def train(model: nn.Module, config: Config, data: Images, start: Any = None) -> Trained:
+    """The network after training, from the variables `start`, or from those that the seed draws; not kept."""
     steps = config.steps or 0
     tx = make_optimizer(config, make_schedule(config, len(data.train) // config.batch_size, steps))
     step = make_train_step(model, tx, seed=config.seed, mean=data.mean, std=data.std, loss=make_loss(config))
     step = jax.jit(step, donate_argnums=0)
-    state = jax.jit(partial(init_state, model, tx, config.seed, data.train.image_shape))()
+    state = jax.jit(partial(init_state, model, tx, config.seed, data.train.image_shape))(start)
     augment = make_augmenter(config, data.train.image_shape, data.mean)
     batches = train_batches(data.train, batch_size=config.batch_size, seed=config.seed, augment=augment)
     losses = []

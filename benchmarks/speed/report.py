@@ -1,9 +1,10 @@
 """The page `docs/speed.md` and a plot for each device, from what is kept."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks import precision
+from benchmarks import compilation, convolutions, precision
 from benchmarks.speed.cases import NETWORKS
 from benchmarks.speed.run import RESULTS, Row, read
 from train.metrics import peak_flops
@@ -33,6 +34,14 @@ device's, on a CPU the process's.
     python -m benchmarks.speed report
 
 """
+COMPILATION = """## Compilation against depth
+
+Units of one shape in a loop (`scan=True`) beside units written out; a training step of pre-activation bottlenecks.
+"""
+CONVOLUTIONS = """## Forms of a convolution on CPU
+
+The dense 3x3 and its gradients in our form and others: why there is one form for all shapes.
+"""
 PRECISION = """## How exact float32 and bfloat16 are
 
 Errors of the logits of 16 random images against float64 on the same device, ‖x − y‖ / ‖y‖, with random
@@ -55,6 +64,7 @@ def page() -> str:
     parts = [HEADING]
     for path in sorted(RESULTS.glob("*.csv")):
         parts += [_section(path), ""]
+    parts += [COMPILATION, compilation.table(), CONVOLUTIONS, convolutions.table()]
     return "\n".join([*parts, PRECISION, precision.table()])
 
 
@@ -87,14 +97,15 @@ def _same_case(rows: list[Row], ours: Row) -> dict[str, Row]:
 
 
 def _line(ours: Row, case: dict[str, Row], peers: list[str], with_share: bool) -> str:
-    cells = [ours["network"], f"{ours['mode']}, {ours['batch']}, {ours['dtype']}"]
+    cells: list[str] = [ours["network"], f"{ours['mode']}, {ours['batch']}, {ours['dtype']}"]
     cells += [f"{ours['ms']:.4g} ({ours['ms_q1']:.4g} to {ours['ms_q3']:.4g})"]
     rate = ours["images_per_second"]
     cells.append(f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}")
     if with_share:
-        peak = peak_flops(str(ours["device"]))
-        known = peak and ours["gflops"] != "" and ours["dtype"] == "bfloat16"
-        cells.append(f"{100 * ours['gflops'] * 1e12 / ours['ms'] / peak:.0f} %" if known and peak else "")
+        peak = peak_flops(str(ours["device"])) or math.inf
+        operations = float(ours["gflops"] or 0) * 1e9 if ours["dtype"] == "bfloat16" else 0.0
+        share = operations / (ours["ms"] / 1000) / peak
+        cells.append(f"{share:.0%}" if share else "")
     cells += [_ratio(case.get(peer)) for peer in peers]
     cells += [f"{ours['compile_seconds']:.3g}", f"{ours['first_seconds']:.3g}", f"{ours['peak_gib']:.3g}"]
     return f"| {' | '.join(cells)} |"

@@ -21,7 +21,7 @@ def main() -> None:
     """Prepare, say so, and do rounds until the input ends."""
     spec = json.loads(sys.argv[1])
     case = Case(**spec["case"])
-    contender = importlib.import_module(f"benchmarks.speed.contenders.{spec['contender']}")
+    contender = importlib.import_module(f"benchmarks.speed.contenders.of_{spec['contender']}")
     prepared = contender.prepare(case, spec["path"])
     since_start = time.time() - spec["started"]
     _say(

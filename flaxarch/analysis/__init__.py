@@ -1,5 +1,6 @@
-"""What a network costs and what it sees, found without running it; signals on their way; calibration."""
+"""What a network costs and sees, found without running it; signals on their way; calibration; attacks."""
 
+from flaxarch.analysis.attack import pgd
 from flaxarch.analysis.calibration import Reliability, expected_calibration_error, reliability
 from flaxarch.analysis.cost import Cost, LayerCost, cost
 from flaxarch.analysis.propagation import (
@@ -36,6 +37,7 @@ __all__ = [
     "gradient_correlation",
     "gradient_on_line",
     "log_slope",
+    "pgd",
     "plain_correlation",
     "plain_slope",
     "reliability",

@@ -22,9 +22,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from flaxarch.depth.bases import Basis, piecewise_constant, theta_at
 from flaxarch.depth.orders import groups
 from flaxarch.depth.trunk import blocks, model_call, residual_blocks, unrolled, watch_calls
+from flaxarch.ode.bases import Basis, piecewise_constant, theta_at
 from flaxarch.residual import replace_residual
 
 
@@ -60,7 +60,11 @@ class Flow:
 
     def vector_field(self, t: jax.Array, x: jax.Array, theta: Any) -> jax.Array:
         """f(t, x, theta(t)), of x's shape (N, H, W, C); `diffrax.ODETerm` takes it as it is."""
-        return self._slope(x, theta_at(theta, t / self.t1, self.basis))[0]
+        return self.slope(x, theta_at(theta, t / self.t1, self.basis))
+
+    def slope(self, x: jax.Array, variables: Any) -> jax.Array:
+        """f by the variables of one block, at any time."""
+        return self._slope(x, variables)[0]
 
     def euler(self, theta: Any, x: jax.Array, num_steps: int | None = None) -> tuple[jax.Array, Any]:
         """Euler's method from x(0) to x(t1), and the blocks' batch statistics, which move in training.

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from flaxarch.depth.bases import Basis, interpolate, piecewise_constant
 from flaxarch.depth.flow import Flow, flows
 from flaxarch.models.preact_resnet import PreActResNet
 from flaxarch.models.preact_unit import Unit, batch_norm, identity, projection, relu, strided_identity
 from flaxarch.models.resnet import BasicBlock, Bottleneck, ResNet
+from flaxarch.ode.bases import Basis, interpolate, piecewise_constant
 
 
 def refine(

@@ -73,7 +73,8 @@ def residual_blocks(model: nn.Module, input_shape: Sequence[int]) -> tuple[Block
 
 def unrolled(model: nn.Module) -> nn.Module:
     """The same network without loops over blocks, in which one block stands for many."""
-    return model.clone(scan=False) if getattr(model, "scan", False) else model
+    loops: Any = {name: False for name in ("scan", "reversible") if getattr(model, name, False)}
+    return model.clone(**loops) if loops else model
 
 
 def model_call(model: nn.Module, *, train: bool) -> Callable[..., Any]:

@@ -101,6 +101,7 @@ class PreActResNet(Network):
     conventions: Conventions = AUTHORS
     survival_prob: float = 1.0  # stochastic depth: chance that the last unit is kept
     scan: bool = False  # a stage's units of one shape in a loop, which compiles as soon as one of them
+    momentum: float | None = None  # of these, in the reversible form (Sander et al. 2021); None: as they are
 
     head: ClassVar[str] = "fc"
 
@@ -124,10 +125,11 @@ class PreActResNet(Network):
             names = [f"layer{i}_{j}" for j in range(num_units)]
             alike = names[1 : -1 if self.stride_last else None]  # of one shape
             for j, name in enumerate(names):
-                if self.scan and name in alike and not self.is_initializing():
+                is_looped = self.scan or self.momentum is not None
+                if is_looped and name in alike and not self.is_initializing():
                     if name == alike[0]:
-                        gates_alike = [next(gate) for _ in alike]
-                        x = scan_blocks(self, unit(features, parent=None), alike, x, gates_alike)
+                        alone, of_alike = unit(features, parent=None), [next(gate) for _ in alike]
+                        x = scan_blocks(self, alone, alike, x, of_alike, momentum=self.momentum)
                     continue
                 halves = (i < num_stages and j == num_units - 1) if self.stride_last else (i > 1 and j == 0)
                 strides, is_first = 2 if halves else 1, (i, j) == (1, 0)

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, check_images, keras_dense, tap
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.residual import block_gates, residual
+from flaxarch.residual import block_gates, residual, scan_blocks
 from flaxarch.variant import CAFFE_IMAGES, Variant
 
 # (x, features, strides, conv, norm) -> x as the residual sum needs it, where a block changes its shape
@@ -175,15 +175,18 @@ class ResNet(Network):
     zero_init_residual: bool = False  # each block starts as the identity (Goyal et al. 2017, Sec. 5.1)
     survival_prob: float = 1.0  # stochastic depth: chance that the last block is kept
     dropout_rate: float = 0.0  # ahead of the dense layer
+    momentum: float | None = None  # of blocks behind a stage's first, in a reversible form; None: as they are
 
     head: ClassVar[str] = "fc"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, gates: jax.Array | None = None) -> jax.Array:
         check_images(images, self.stem.stride * 2 ** (len(self.stage_sizes) - 1), "this ResNet")
-        if self.shortcut is None and (gates is not None or self.survival_prob != 1):
+        if self.shortcut is None and (
+            gates is not None or self.survival_prob != 1 or self.momentum is not None
+        ):
             raise ValueError(
-                "a plain network has no residual blocks: it takes neither gates nor survival_prob"
+                "a plain network has no residual blocks: it takes no gates, survival_prob or momentum"
             )
         conv = self.conventions.conv(self.dtype)
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
@@ -204,13 +207,20 @@ class ResNet(Network):
             if stride * strides > (self.output_stride or stride * strides):
                 strides, dilation = 1, dilation * strides
             stride *= strides
-            for j in range(num_blocks):
+            names = [f"layer{i}_{j}" for j in range(num_blocks)]
+            for j, name in enumerate(names):
+                if self.momentum is not None and j > 0 and not self.is_initializing():
+                    if j == 1:  # Sander et al. 2021
+                        alone = block(features, dilation=(dilation, dilation), parent=None)
+                        of_alike = [next(gate) for _ in names[1:]]
+                        x = scan_blocks(self, alone, names[1:], x, of_alike, momentum=self.momentum)
+                    continue
                 x = block(
                     features,
                     strides=strides if j == 0 else 1,
                     # torchvision's: the first 3x3 of a stage keeps the dilation of the stage before
                     dilation=(first_dilation if j == 0 else dilation, dilation),
-                    name=f"layer{i}_{j}",
+                    name=name,
                 )(x, next(gate))
             x = tap(self, stride, x)
 

@@ -24,11 +24,11 @@ from flaxarch.depth import (
     resample,
     theta_at,
 )
-from flaxarch.depth.bases import before
 from flaxarch.models.cifar_resnet import CifarResNet
 from flaxarch.models.preact_unit import BN_AFTER_ADDITION, ORIGINAL, Activation, constant_scaling
 from flaxarch.models.resnet import BasicBlock, Bottleneck, projection
 from flaxarch.models.senet import excite
+from flaxarch.ode.bases import before
 from tests.depth.nets import SHAPE, VECTORS, DenseResidual, random_batch, random_variables, tiny_preact
 from tests.depth.test_flow import tanh
 

@@ -1,4 +1,4 @@
-"""A module for each contender, with `prepare(case, path) -> Prepared`; imported in its own process only."""
+"""`of_NAME` for each contender, with `prepare(case, path) -> Prepared`, imported in its own process only."""
 
 from collections.abc import Callable
 from typing import NamedTuple

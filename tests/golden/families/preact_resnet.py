@@ -72,7 +72,9 @@ CASES = {
     "resnet152v2_keras": _keras(152, 36, 8),
     "preact_resnet110": _torch((18, 18, 18), False, "e", "identity"),
     "preact_resnet164": _torch((18, 18, 18), True),
-    "preact_resnet1001": _torch((111, 111, 111), True, fields={"scan": True}),  # unrolled: over 22 GB to compile
+    "preact_resnet1001": _torch(
+        (111, 111, 111), True, fields={"scan": True}
+    ),  # unrolled: over 22 GB to compile
     "preact_resnet200": _torch(
         (3, 24, 36, 3),
         True,

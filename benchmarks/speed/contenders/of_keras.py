@@ -24,8 +24,8 @@ def prepare(case: Case, path: str) -> Prepared:
     trained = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
     if case.mode == "inference":
-        step = lambda v, x: model.stateless_call(*v, x, training=False)[0]  # noqa: E731
-        return compiled(case, step, (trained, others), images)
+        infer = lambda v, x: model.stateless_call(*v, x, training=False)[0]  # noqa: E731
+        return compiled(case, infer, (trained, others), images)
 
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
