@@ -36,7 +36,8 @@ device's, on a CPU the process's.
 """
 COMPILATION = """## Compilation against depth
 
-Units of one shape in a loop (`scan=True`) beside units written out; a training step of pre-activation bottlenecks.
+Units of one shape in a loop (`scan=True`) beside units written out: a training step of pre-activation
+bottlenecks.
 """
 CONVOLUTIONS = """## Forms of a convolution on CPU
 
