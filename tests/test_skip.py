@@ -44,7 +44,9 @@ def step(model: Any, *, skip: bool) -> Any:
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x == "projections" else x for x in NETWORKS]
+)
 def test_skipping_equals_gates_in_loss_and_gradients(name: str):
     model = NETWORKS[name]
     params, batch_stats = flaxarch.functional(model).init(jax.random.key(0), images())

@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +220,11 @@ def step_flops(train_step: Any, state: Any, batch: Any, teacher: Any = None) -> 
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(x) * num_processes, *x.shape[1:]), x.dtype), batch
     )
-    return count_flops(partial(train_step, teacher=teacher), state, batch)
+
+    def step(state: Any, batch: Any, teacher: Any) -> Any:
+        return train_step(state, batch, teacher=teacher)
+
+    return count_flops(step, state, batch, teacher)
 
 
 def utilisation(flops: float, seconds: float | None) -> float | None:

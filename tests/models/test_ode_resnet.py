@@ -282,6 +282,7 @@ def test_what_does_not_fit_together_is_told():
         jax.eval_shape(evaluate, random_variables(plain), IMAGES)
 
 
+@pytest.mark.slow
 def test_trainer_trains_one_on_the_digits(tmp_path: Path):
     from train.config import Config
     from train.loop import train

@@ -17,6 +17,6 @@ def _case(*, released: bool, **kwargs) -> Case:
 
 
 CASES = {
-    "bn_inception": _case(released=True, golden=True),
+    "bn_inception": _case(released=True, golden=True, slow=True),
     "bn_inception_paper": _case(released=False),
 }

@@ -66,7 +66,7 @@ def _cifar(network: str, *args, rules: Rules = torchvision.CIFAR_RESNET, **kwarg
 
 CASES = {
     "resnet18": _torchvision("resnet18", golden=True, slow=True),
-    "resnet50": _torchvision("resnet50", golden=True),
+    "resnet50": _torchvision("resnet50", golden=True, slow=True),
     "resnext50_32x4d": _torchvision("resnext50_32x4d", golden=True, slow=True, lax=True),
     "wide_resnet50_2": _torchvision("wide_resnet50_2"),
     **{
@@ -84,7 +84,7 @@ CASES = {
     "resnet50, output stride 16": _dilated(16),
     "resnet18d": _resnet_d(18),
     "resnet50d": _resnet_d(50).but(golden=True, slow=True),
-    "resnet50_keras": _keras(50, 6).but(golden=True),
+    "resnet50_keras": _keras(50, 6).but(golden=True, slow=True),
     "resnet101_keras": _keras(101, 23),
     "resnet152_keras": _keras(152, 36, 8),
     "plain18": Case(
