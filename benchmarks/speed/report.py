@@ -131,7 +131,8 @@ def _plot(path: Path) -> None:
         mine = [row for row in rows if (row["mode"], row["batch"], row["dtype"]) == work]
         names = [name for name in NETWORKS if any(row["network"] == name for row in mine)][::-1]
         for j, (peer, label) in enumerate(PEERS.items()):
-            found = [row for row in mine if row["contender"] == peer]
+            if not (found := [row for row in mine if row["contender"] == peer]):
+                continue
             x = [row["ratio"] for row in found]
             y = [names.index(row["network"]) + 0.14 * (2 - j) for row in found]
             spread = [
