@@ -41,7 +41,7 @@ bottlenecks.
 """
 CONVOLUTIONS = """## Forms of a convolution on CPU
 
-The dense 3x3 and its gradients in our form and others: why there is one form for all shapes.
+The dense 3x3 and its gradients: our form, which is one for all shapes, and others.
 """
 PRECISION = """## How exact float32 and bfloat16 are
 
