@@ -5,6 +5,7 @@ bias. With a bias, or batch norm in evaluation (without a scale, which might be 
 eigenvalues of F's Jacobian holds for all parameters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
@@ -83,7 +84,7 @@ def squared_norm_bound(kernel: jax.Array, grid: int = 8, squarings: int = 3) -> 
     return jnp.exp(log_norm / 2**squarings) / np.cos(np.pi * degree / grid) ** 4
 
 
-class Field(nn.Module):
+class Field(nn.Module, ABC):
     """x + g h F(x): (N, H, W, C) -> (N, H, W, C); given `onto`, that + g h F(x). `slope` is F."""
 
     features: int
@@ -99,9 +100,9 @@ class Field(nn.Module):
         y = self.slope(x)
         return residual(x if onto is None else onto, y if self.step == 1 else self.step * y, gate)
 
+    @abstractmethod
     def slope(self, x: jax.Array) -> jax.Array:
         """F(x)."""
-        raise NotImplementedError
 
     def square_kernel(self) -> jax.Array:
         """Of the block's one convolution, of as many features in as out."""

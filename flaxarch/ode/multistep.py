@@ -4,6 +4,7 @@ Lu et al. 2018, https://arxiv.org/abs/1710.10121, read networks as such methods.
 but that the first, which has no past, is told another; a method says how a step is undone, where it can be.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 State = tuple[jax.Array, jax.Array]  # x and the memory, of x's shape
 
 
-class Multistep:
+class Multistep(ABC):
     """A method; the field is f(x), at the time and with the parameters where the step begins."""
 
     first: ClassVar[float] = 1.0  # h of the first step, as a share of the others'
@@ -24,17 +25,17 @@ class Multistep:
         """Whether a step can be undone."""
         return True
 
+    @abstractmethod
     def start(self, x: jax.Array) -> jax.Array:
         """The memory at the first step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: State, slope: jax.Array, h: Any) -> State:
         """The state after a step; `slope` is f(x)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def undo(self, state: State, field: Callable[[jax.Array], jax.Array], h: Any) -> State:
         """The state before the step that has given this one, and at whose beginning f was `field`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -132,3 +133,6 @@ class LinearMultistep(Multistep):
     def step(self, state: State, slope: jax.Array, h: Any) -> State:
         x, previous = state
         return x + self.k * (previous - x) + h * slope, x
+
+    def undo(self, state: State, field: Callable[[jax.Array], jax.Array], h: Any) -> State:
+        raise ValueError("a step of LinearMultistep cannot be undone: with k = 0 it forgets x_{n-1}")

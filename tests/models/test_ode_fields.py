@@ -14,6 +14,7 @@ from flaxarch.models.ode_fields import (
     Antisymmetric,
     Bias,
     ConvexPotential,
+    Field,
     Free,
     Hamiltonian,
     Pair,
@@ -154,3 +155,8 @@ def test_free_field_is_that_of_a_pre_activation_unit():
     conv = TORCH.conv(jnp.float32)
     unit: Any = Unit(4, basic, FULL_PREACT, identity, conv, block.norm, dropout=nn.Dropout)
     np.testing.assert_allclose(unit.apply(variables, x), block.apply(variables, x), rtol=1e-6)
+
+
+def test_field_without_a_slope_is_refused_when_it_is_made():
+    with pytest.raises(TypeError, match="abstract"):
+        Field(4, nn.Conv, nn.BatchNorm)  # pyright: ignore[reportAbstractUsage]

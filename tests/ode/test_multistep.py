@@ -129,3 +129,9 @@ def test_steps_that_cannot_be_taken_or_undone_are_told():
     for method, message in ((LinearMultistep(0.2), "is not reversible"), (RK4, "cannot be undone")):
         with pytest.raises(ValueError, match=message):
             solve(vector_field, x, theta, times(2), method, reversible=True)
+
+
+def test_step_that_forgets_its_past_says_that_it_cannot_be_undone():
+    x = jnp.ones((1, 2))
+    with pytest.raises(ValueError, match="LinearMultistep cannot be undone"):
+        LinearMultistep(0.5).undo((x, x), jnp.sin, 0.1)
