@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,22 @@ def test_contender_that_is_not_there_says_why_and_answers_nothing():
 
 
 def test_interpreters_have_a_python_and_a_file():
-    found = Interpreters.parse(["torch=/a/python", "flax_example=,/b/models.py"])
-    assert found.pythons == {"torch": "/a/python", "torch_compile": "/a/python"}
-    assert found.paths == {"flax_example": "/b/models.py"}
+    found = Interpreters.parse([f"torch={sys.executable}", f"flax_example=,{__file__}"])
+    assert found.pythons == {"torch": sys.executable, "torch_compile": sys.executable}
+    assert found.paths == {"flax_example": __file__}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("torch=/no/python", "/no/python, named for torch, is no program"),
+        ("flax_example=,no.py", "no.py, named for flax_example, is no file"),
+        ("pytorch=python", "'pytorch' is none of the contenders torch, "),
+    ],
+)
+def test_interpreters_that_are_not_there_are_named(text: str, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        Interpreters.parse([text])
 
 
 def test_every_network_is_measured_in_both_precisions_and_ways():

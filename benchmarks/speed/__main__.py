@@ -5,11 +5,9 @@ import time
 
 from benchmarks import speed
 from benchmarks.speed import report
-from benchmarks.speed.cases import NETWORKS, Case, cases
+from benchmarks.speed.cases import NETWORKS, PEERS, Case, cases
 from benchmarks.speed.contender import Interpreters
 from benchmarks.speed.run import Row, keep, run
-
-PEERS = ("torch", "torch_compile", "keras", "flax_example", "flaxmodels")
 
 
 def main() -> None:
@@ -27,7 +25,7 @@ def main() -> None:
     )
     runs.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     runs.add_argument("--batches", nargs="+", type=int, help="in place of the device's")
-    runs.add_argument("--contenders", nargs="*", choices=PEERS, default=PEERS, metavar="NAME")
+    runs.add_argument("--contenders", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME")
     runs.add_argument("--python", nargs="+", default=[], metavar="NAME=PYTHON[,FILE]", help="who runs where")
     runs.add_argument("--rounds", type=int, default=9)
     runs.add_argument(
@@ -42,10 +40,14 @@ def main() -> None:
     if args.command == "report":
         report.write()
         return
+    try:
+        interpreters = Interpreters.parse(args.python)
+    except ValueError as error:
+        parser.error(str(error))
     outcomes = run(
         _todo(args),
         args.contenders,
-        Interpreters.parse(args.python),
+        interpreters,
         rounds=args.rounds,
         round_seconds=args.round_seconds,
         at_once=args.at_once,

@@ -34,6 +34,14 @@ NETWORKS = {
     "preact_resnet1001": Network("pytorchcv preresnet1001_cifar10", cifar=True),
     "densenet_bc_100_12": Network("pytorchcv densenet100_k12_bc_cifar10", cifar=True, cpu_training_batch=64),
 }
+# Contenders, by the names that they have in the report.
+PEERS = {
+    "torch": "torch",
+    "torch_compile": "torch.compile",
+    "keras": "Keras on JAX",
+    "flax_example": "Flax's example",
+    "flaxmodels": "flaxmodels",
+}
 # Loops over units of one shape, where a network would take minutes to compile without.
 SCANNED = ("preact_resnet1001",)
 

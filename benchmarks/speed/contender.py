@@ -5,6 +5,7 @@ import json
 import os
 import re
 import selectors
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.speed import worker
-from benchmarks.speed.cases import Case
+from benchmarks.speed.cases import PEERS, Case
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,11 +28,17 @@ class Interpreters(NamedTuple):
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> "Interpreters":
-        """Of NAME=PYTHON or NAME=PYTHON,FILE; torch_compile has torch's."""
+        """Of NAME=PYTHON or NAME=PYTHON,FILE; torch_compile has torch's. Raises ValueError."""
         pythons, paths = {}, {}
         for text in texts:
             name, _, place = text.partition("=")
             python, _, path = place.partition(",")
+            if name not in ("flaxarch", *PEERS):
+                raise ValueError(f"{name!r} is none of the contenders {', '.join(PEERS)}")
+            if python and shutil.which(python) is None:
+                raise ValueError(f"{python}, named for {name}, is no program that can be run")
+            if path and not Path(path).is_file():
+                raise ValueError(f"{path}, named for {name}, is no file")
             if python:
                 pythons[name] = python
             if path:

@@ -5,19 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import compilation, convolutions, precision
-from benchmarks.speed.cases import NETWORKS
+from benchmarks.speed.cases import NETWORKS, PEERS
 from benchmarks.speed.run import RESULTS, Row, read
 from train.metrics import peak_flops
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, PLOTS = DOCS / "speed.md", DOCS / "speed"
-PEERS = {
-    "torch": "torch",
-    "torch_compile": "torch.compile",
-    "keras": "Keras on JAX",
-    "flax_example": "Flax's example",
-    "flaxmodels": "flaxmodels",
-}
 HEADING = """# Speed
 
 Networks beside the same ones elsewhere: torch in channels-last layout, eager and by `torch.compile`; Keras

@@ -1,6 +1,7 @@
 """Contenders take turns at a case; what comes out is kept in the device's file."""
 
 import csv
+import io
 import os
 import re
 import statistics
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.speed.cases import Case, contenders
 from benchmarks.speed.contender import Contender, Interpreters
+from train.workdir import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 COLUMNS = (
@@ -155,8 +157,9 @@ def keep(rows: list[Row]) -> Path:
     key = lambda row: (*(row[field] for field in Case._fields), row["contender"])  # noqa: E731
     kept = {key(row): row for row in read(path)} | {key(row): row for row in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        out.writeheader()
-        out.writerows(kept.values())
+    text = io.StringIO()
+    out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    out.writeheader()
+    out.writerows(kept.values())
+    write_atomically(path, text.getvalue())
     return path
