@@ -298,6 +298,33 @@ def resampled(model: OdeResNet, variables: Any, stage_sizes: tuple[int, ...]) ->
     return resized, {"params": params, "batch_stats": stats}
 
 
+def written_out(model: OdeResNet, variables: Any) -> tuple[OdeResNet, Any]:
+    """The same network as an ordinary residual one, in which each step is a block with its own variables.
+
+    For whatever looks at blocks one by one, as `flaxarch.depth` does: flows, lesions, certificates. Raises
+    ValueError for methods other than Euler's, whose steps are no blocks x + h F(x).
+    """
+    if model.method != EULER:
+        raise ValueError(
+            "the steps of this method are no blocks x + h F(x): only Euler's can be written out as such"
+        )
+    written = {name: dict(tree) for name, tree in variables.items()}
+    for name, basis in (("params", model.basis), ("batch_stats", _stats_basis(model.basis))):
+        tree = written.get(name, {})
+        for i, num_steps in enumerate(model.stage_sizes, start=1):
+            keys = [key for key in tree if key.startswith(f"layer{i}_")]
+            parts = [tree.pop(f"layer{i}_{k}") for k in range(len(keys))]
+            if not parts:
+                continue
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+            places = partial(_at_places, places=_places(num_steps), basis=basis)
+            at_steps = jax.tree.map(lambda leaf, places=places: places(leaf)[:, 0], stacked)
+            for j in range(num_steps):
+                tree[f"layer{i}_{j}"] = jax.tree.map(lambda x, j=j: x[j], at_steps)
+    plain = model.clone(basis=piecewise_constant, num_coefficients=None, scan=False, reversible=False)
+    return plain, written
+
+
 def _stats_basis(basis: Basis) -> Basis:
     return piecewise_constant if basis is piecewise_constant else piecewise_linear
 

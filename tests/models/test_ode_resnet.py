@@ -17,7 +17,7 @@ import flaxarch
 from flaxarch.depth import MIDPOINT, RK4, flows, legendre, piecewise_linear
 from flaxarch.models.cifar_resnet import CifarResNet
 from flaxarch.models.ode_fields import Antisymmetric, Bias, Free, Hamiltonian, Pair, Parabolic
-from flaxarch.models.ode_resnet import OdeResNet, resampled
+from flaxarch.models.ode_resnet import OdeResNet, resampled, written_out
 from flaxarch.ode.bases import b_spline
 from flaxarch.ode.multistep import Leapfrog, LinearMultistep, Momentum, TwoStepMidpoint
 from tests.depth.nets import SHAPE, random_batch, random_variables, tiny_preact
@@ -222,6 +222,18 @@ def test_stages_are_flows_of_alike_blocks():
     assert [len(flow.paths) for flow in found] == [3, 3, 3]
     assert found[1].paths == ("layer2_0", "layer2_1", "layer2_2")
     assert [len(flow.paths) for flow in flows(flaxarch.create("ode_resnet_revnet"), (32, 32, 3))] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("fields", [{"basis": b_spline, "num_coefficients": 4}, {"num_coefficients": 1}])
+def test_smooth_and_tied_networks_written_out_are_the_same_of_ordinary_blocks(fields: dict[str, Any]):
+    model = NORMED.clone(scan=True, **fields)
+    variables = variables_of(model)
+    plain, written = written_out(model, variables)
+    assert {f"layer1_{j}" for j in range(4)} <= set(written["params"])
+    assert [flow.num_blocks for flow in flows(plain, SHAPE)] == [4]
+    np.testing.assert_allclose(logits(plain, written), logits(model, variables), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"no blocks x \+ h F\(x\)"):
+        written_out(model.clone(method=RK4), variables)
 
 
 def test_lipschitz_network_expands_no_distance_from_image_to_logit():

@@ -18,8 +18,8 @@ from flaxarch.depth.flow import Flow
 from flaxarch.depth.stability import MAX_GROWTH, Certificate, certify, flow_starts
 from flaxarch.models.ode_fields import Antisymmetric, Bias, Free, Hamiltonian, Parabolic
 from flaxarch.models.ode_frames import CONVOLUTIONS, Frame
-from flaxarch.models.ode_resnet import OdeResNet
-from flaxarch.ode.bases import b_spline, piecewise_constant, theta_at
+from flaxarch.models.ode_resnet import OdeResNet, written_out
+from flaxarch.ode.bases import b_spline
 
 STEP, DAMPING, COEFFICIENTS = 0.1, 1.0, 8
 FIELDS: dict[str, Any] = {
@@ -54,17 +54,6 @@ def network(kind: str, depth: int, width: int) -> OdeResNet:
         num_classes=10,
         frame=_FRAME,
     )
-
-
-def as_blocks(model: OdeResNet, variables: Any) -> tuple[OdeResNet, Any]:
-    """The same network with the variables of each step written out, as an ordinary residual one."""
-    params, (depth,) = dict(variables["params"]), model.stage_sizes
-    parts = [params.pop(f"layer1_{k}") for k in range(COEFFICIENTS)]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(parts))
-    theta = theta_at(stacked, np.arange(depth) / depth, b_spline)
-    params |= {f"layer1_{j}": jax.tree.map(lambda leaf, j=j: leaf[j], theta) for j in range(depth)}
-    blocks = model.clone(basis=piecewise_constant, num_coefficients=None)
-    return blocks, {**variables, "params": params}
 
 
 def measured_growth(model: OdeResNet, variables: Any, images: jax.Array, key: jax.Array) -> float:
@@ -146,7 +135,7 @@ def _measure(seed: int, places: Places, *, scale: Scale, plan: Plan) -> Measured
 
     def log_growth(model: OdeResNet, variables: Any) -> float:
         """log10 of the measured growth, next to the certificate."""
-        written = as_blocks(model, variables)
+        written = written_out(model, variables)
         found = certify(*written, x[:NUM_CERTIFIED], seed=seed)
         growth = measured_growth(*written, x[NUM_CERTIFIED:], key)
         agreements.append(agrees(found, growth))
