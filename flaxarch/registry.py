@@ -1,8 +1,11 @@
 """The families' rows, merged: names to networks and to what was published of them."""
 
+import csv
 import dataclasses
 import difflib
 import fnmatch
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,7 +39,7 @@ from flaxarch.models import (
     wide_resnet,
     xception,
 )
-from flaxarch.variant import Variant
+from flaxarch.variant import Top1, Variant
 
 FAMILIES = (
     resnet,
@@ -86,7 +89,18 @@ def published(name: str) -> Variant:
         near = difflib.get_close_matches(name, _VARIANTS, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "flaxarch.list_models() has all names"
         raise UnknownModelError(f"there is no model named {name!r}: {hint}")
-    return _VARIANTS[name]
+    return _VARIANTS[name]._replace(top1=_top1().get(name, ()))
+
+
+@cache
+def _top1() -> dict[str, tuple[Top1, ...]]:
+    """Accuracies by name. They are no part of a family's file, as they grow with others' recipes."""
+    found: dict[str, tuple[Top1, ...]] = {}
+    table = files("flaxarch") / "data" / "imagenet_top1.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found[row["name"]] = (*found.get(row["name"], ()), Top1(float(row["top1"]), row["source"]))
+    return found
 
 
 def create(name: str, num_classes: int | None = None, dtype: DTypeLike = jnp.float32) -> Network:

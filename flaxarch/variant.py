@@ -20,6 +20,13 @@ CAFFE_IMAGES: dict[str, Any] = {
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # over all training pixels
 
 
+class Top1(NamedTuple):
+    """What share of ImageNet's 50,000 validation images a training of a network got right."""
+
+    percent: float  # the likeliest class, of one central crop of the row's input size
+    source: str  # who trained, or published it
+
+
 class Variant(NamedTuple):
     """One network that a paper or a library published under one name.
 
@@ -41,3 +48,5 @@ class Variant(NamedTuple):
         256  # pixels of a picture's shorter side, ahead of the crop; None: stretched, no crop
     )
     interpolation: str = "bilinear"  # or "bicubic", "nearest"
+    # published accuracies, the oldest training first; none added to ImageNet's 1.28 million training images
+    top1: tuple[Top1, ...] = ()

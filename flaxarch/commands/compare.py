@@ -1,6 +1,7 @@
 """`flaxarch compare`: networks side by side, and what sets apart those of one family."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def _document(name: str, input_shape: tuple[int, int, int] | None) -> dict[str, 
         "source": row.source,
         "input_shape": shape,
         "num_classes": row.num_classes,
+        "top1": [result._asdict() for result in row.top1],
         "num_params": found.num_params,
         "num_batch_stats": found.num_batch_stats,
         "macs": found.macs,
@@ -93,12 +95,17 @@ def _lines(documents: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     def four_digits(key: str) -> list[str]:
         return [" ".join(f"{x:.4g}" for x in document[key]) for document in documents]
 
+    def top1(choose: Callable[[Any], float]) -> list[str]:
+        return [f"{choose(document['top1']):.1f} %" if document["top1"] else "" for document in documents]
+
     return [
         ("parameters", against_first("num_params", 1e6, " M")),
         ("MACs", against_first("macs", 1e9, " G")),
         ("activations", against_first("activation_bytes", 2**20, " MiB")),
         ("layers with weights", words("num_layers")),
         ("batch statistics", words("num_batch_stats")),
+        ("ImageNet top-1, first", top1(lambda results: results[0]["percent"])),
+        ("ImageNet top-1, best", top1(lambda results: max(result["percent"] for result in results))),
         ("sees, pixels", words("receptive_field")),
         ("input", words("input_shape")),
         ("classes", words("num_classes")),

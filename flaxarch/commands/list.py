@@ -3,7 +3,7 @@
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -19,6 +19,9 @@ from flaxarch.commands.base import (
     times,
 )
 
+if TYPE_CHECKING:
+    from flaxarch.variant import Variant
+
 _LIBRARIES = ("torchvision", "timm", "Keras", "pytorchcv")
 _PAPER = re.compile(r"\b(19|20)\d\d\b")  # Huang et al. 2017, Table 2
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
@@ -26,11 +29,11 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 
 @dataclass(frozen=True)
 class List(Command):
-    """Lists the networks: name, parameters, multiply-accumulates, input and source."""
+    """Lists the networks: name, parameters, multiply-accumulates, ImageNet accuracy, input and source."""
 
     pattern: tyro.conf.Positional[str] = "*"
     """Names to list: a shell pattern as "resnet*", or a part of the name."""
-    sort: Literal["name", "params", "macs"] = "name"
+    sort: Literal["name", "params", "macs", "top1"] = "name"
     """What the rows are in order of."""
     max_params: str | None = None
     """Most parameters, as 25M."""
@@ -49,7 +52,11 @@ class List(Command):
         rows = {
             name: row for name, row in rows.items() if row.num_params <= max_params and row.macs <= max_macs
         }
-        keys = {"params": lambda name: rows[name].num_params, "macs": lambda name: rows[name].macs}
+        keys = {
+            "params": lambda name: rows[name].num_params,
+            "macs": lambda name: rows[name].macs,
+            "top1": lambda name: _best(rows[name]) or 0.0,
+        }
         ordered = sorted(rows, key=keys.get(self.sort))
         if self.json:
             documents = [
@@ -59,21 +66,36 @@ class List(Command):
                     "macs": rows[name].macs,
                     "input_shape": rows[name].input_shape,
                     "num_classes": rows[name].num_classes,
+                    "top1": [result._asdict() for result in rows[name].top1],
                     "source": rows[name].source,
                 }
                 for name in ordered
             ]
             print_json(documents)
         elif ordered:
-            cells = (
-                (name, short(row.num_params), short(row.macs), times(row.input_shape), row.source)
-                for name, row in ((name, rows[name]) for name in ordered)
-            )
-            numbers = Column("params", True), Column("MACs", True), Column("input", True)
+            cells = ((name, *_cells(rows[name])) for name in ordered)
+            titles = "params", "MACs", "top-1, %", "input"
+            numbers = [Column(title, True) for title in titles]
             print_table((Column("name"), *numbers, Column("source")), cells)
         if not ordered:
             remark(f"of {len(names)} networks with such a name, none is left by the limits")
         return 0 if ordered else 1
+
+
+def _cells(row: "Variant") -> tuple[str, ...]:
+    return short(row.num_params), short(row.macs), _range(row), times(row.input_shape), row.source
+
+
+def _best(row: "Variant") -> float | None:
+    return max((result.percent for result in row.top1), default=None)
+
+
+def _range(row: "Variant") -> str:
+    """The first training's accuracy, and the best one's where that is another: "76.1 to 80.9"."""
+    if not row.top1:
+        return ""
+    first, best = f"{row.top1[0].percent:.1f}", f"{_best(row):.1f}"
+    return first if first == best else f"{first} to {best}"
 
 
 def _names(pattern: str) -> list[str]:
