@@ -12,19 +12,23 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Union
 
 import tyro
 
+from flaxarch.commands import train
 from flaxarch.commands.base import Command, CommandError, UsageError, remark
+from flaxarch.commands.claims import Claims
 from flaxarch.commands.compare import Compare
 from flaxarch.commands.convert import Convert
 from flaxarch.commands.list import List
 from flaxarch.commands.predict import Predict
 from flaxarch.commands.summary import Summary
+from flaxarch.commands.train import Train
 
-COMMANDS: tuple[type[Command], ...] = (List, Summary, Compare, Convert, Predict)
+COMMANDS: tuple[type[Command], ...] = (List, Summary, Compare, Convert, Predict, Train, Claims)
 
 _ABOUT = "Deep convolutional networks in JAX and Flax: what there is, what it costs, weights, predictions."
 _STYLE = (
@@ -43,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")  # those for programmers
             warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_, **__: remark(f"note: {message}")
-            command = _parsed(argv)
-            status = 0 if command is None else command.run()
+            run = _prepared(argv)
+            status = 0 if run is None else run()
             sys.stdout.flush()
             return status
     except BrokenPipeError:
@@ -67,7 +71,7 @@ def _close_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parsed(argv: list[str]) -> Command | None:
+def _prepared(argv: list[str]) -> Callable[[], int] | None:
     """The command; None where tyro has printed all that was asked for: help, or a script for completion."""
     names = [command.__name__.lower() for command in COMMANDS]
     if argv and not argv[0].startswith("-") and argv[0] not in names:
@@ -78,13 +82,20 @@ def _parsed(argv: list[str]) -> Command | None:
         raise UsageError(
             f"{argv[0]} comes before a command: the command is first, as in `flaxarch list --json`"
         )
+    if argv[:1] == ["train"]:
+        return train.prepare(argv[1:], _parsed)
     commands: Any = Union[COMMANDS]  # noqa: UP007  # it is made from a tuple
+    options: Any = {"prog": "flaxarch", "description": _ABOUT, "config": _STYLE}
+    command: Command | None = _parsed(partial(tyro.cli, commands, args=argv or ["--help"], **options))
+    return None if command is None else command.run
+
+
+def _parsed(parse: Callable[[], Any]) -> Any:
+    """What a call of tyro gives; None where it has printed all that was asked for."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                commands, prog="flaxarch", description=_ABOUT, args=argv or ["--help"], config=_STYLE
-            )
+            return parse()
     except SystemExit as end:
         if not end.code:
             return None
@@ -92,10 +103,15 @@ def _parsed(argv: list[str]) -> Command | None:
 
 
 def _sentence(box: str) -> str:
-    """What tyro says of wrong flags in several parts, under a title and between rules, as one sentence."""
+    """What tyro says of wrong flags in several parts, as one sentence.
+
+    It is in a box, or, where the terminal's encoding has no such signs, under a title and between rules.
+    """
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in box.splitlines()]
-    inside = lines[2:]
-    ends = [i for i, line in enumerate(inside) if not line.strip("- ")]  # a rule, or an empty line
+    boxed = [line[2:-1].rstrip() for line in lines if line.startswith("│")]
+    inside = boxed or lines[2:]
+    box = "\n".join(inside)
+    ends = [i for i, line in enumerate(inside) if not line.strip("-─ ")]  # a rule, or an empty line
     said = [line for line in inside[: min(ends, default=None)] if not line.startswith(" " * 8)]  # flags' help
     sentence = " ".join(" ".join(said).split()).rstrip(".:")
     if not sentence:  # tyro says it in another way than its 1.0 does

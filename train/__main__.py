@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from logging import CRITICAL, getLogger
@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import tyro
 from absl import logging
+from rich.console import Console
 
 from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError
@@ -22,17 +23,29 @@ from train.recipes import recipe_config
 
 
 def main() -> int:
-    """The exit status.
+    """The exit status, as of `run`."""
+    try:
+        config = parsed(sys.argv[1:], "python -m train")
+    except ConfigError as error:
+        return _fail(error, 2)
+    return run(config)
+
+
+def parsed(words: Sequence[str], program: str) -> Config:
+    """The configuration that flags ask for; ends as tyro does. Raises ConfigError for an unknown recipe."""
+    return tyro.cli(Config, prog=program, default=_default(words), args=words)
+
+
+def run(
+    config: Config, console: Console | None = None, tell: Callable[[float], None] = lambda accuracy: None
+) -> int:
+    """Trains; the exit status. `tell` gets the final accuracy, in the process that writes the run's files.
 
     0: trained or finished before, or stopped by SIGTERM and saved; 1: the run broke off; 2: it cannot be run
     as asked; 130: interrupted.
     """
-    try:
-        default = _default(sys.argv[1:])
-    except ConfigError as error:
-        return _fail(error, 2)
-    config = tyro.cli(Config, prog="python -m train", default=default)
-    return supervised(partial(_run, config)) if is_distributed(config) else _run(config)
+    work = partial(_run, config, console, tell)
+    return supervised(work) if is_distributed(config) else work()
 
 
 def _default(words: Sequence[str]) -> Config:
@@ -45,14 +58,16 @@ def _default(words: Sequence[str]) -> Config:
     return Config()
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, console: Console | None, tell: Callable[[float], None]) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax and grain tell of their doings, and log what they raise
     getLogger("asyncio").setLevel(CRITICAL)  # of writes that fail, all but one are nobody's
     _set_up_compilation_cache(config.compilation_cache)
     try:
         with stoppable():
             connect(config)
-            train(config)
+            accuracy = train(config, console)
+        if jax.process_index() == 0:
+            tell(accuracy)
     except Stopped as stopped:
         print(f"{stopped}; the same command continues this run", file=sys.stderr)
     except (ConfigError, DataError) as error:
