@@ -108,7 +108,10 @@ class Convert(Command):
 
     def _provenance(self, found: "Recognised") -> dict[str, str]:
         """Where the weights come from; for a file of flaxarch's own, what that says too, as "earlier"."""
-        with self.input.open("rb") as file:
+        from flaxarch.convert.hub import weights_in
+
+        weights = Path(weights_in(str(self.input))) if self.input.is_dir() else self.input
+        with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         provenance = {"file": self.input.name, "sha256": digest, "source": found.source}
         if self.num_classes not in (None, found.model.num_classes):

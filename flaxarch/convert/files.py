@@ -3,6 +3,8 @@
 import os
 import re
 import stat
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from flaxarch.convert.archive import Archive
 from flaxarch.convert.bounds import mapped, parse_json, shown
 from flaxarch.convert.hdf5 import WEIGHTS_OF_ARCHIVE, read_hdf5, read_keras_archive
+from flaxarch.convert.hub import metadata_in, weights_in
 from flaxarch.convert.safetensors_file import read_safetensors
 from flaxarch.convert.torch_file import read_torch
 from flaxarch.convert.unpickle import CheckpointError
@@ -28,20 +31,24 @@ class Checkpoint(NamedTuple):
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]  # of .safetensors; {} in other formats
+    config: Mapping[str, Any] = MappingProxyType({})  # of the hub's folders, as `hub.metadata_in` has it
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a file of torch, of Keras (`.h5`, `.weights.h5`, `.keras`) or a `.safetensors` file.
 
     The first bytes tell which it is; the extension does not matter, but for a `.safetensors.index.json`,
-    which brings all the files that it names.
+    which brings all the files that it names. A folder is one of the Hugging Face hub's (`hub`).
 
     In a torch file, this finds the state dict, at the top or under one of `WRAPPERS`, and takes the prefixes
     that all names have off them. Other entries, such as the optimizer's state, are left out.
     """
     path = os.fspath(path)
     try:
-        return _read(path, _first_bytes(path))
+        if not os.path.isdir(path):
+            return _read(path, _first_bytes(path))
+        file = weights_in(path)
+        return _read(file, _first_bytes(file))._replace(config=metadata_in(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error.__cause__
 
@@ -69,7 +76,7 @@ def _read(path: str, head: bytes) -> Checkpoint:
 def _first_bytes(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise CheckpointError("this is a directory or a device, not a file")
+            raise CheckpointError("this is a device, not a file")
         with open(path, "rb") as file:
             head = file.read(9)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from flaxarch import registry
-from flaxarch.convert.bounds import one_line
+from flaxarch.convert.bounds import one_line, shown
 from flaxarch.convert.files import Checkpoint, read_checkpoint
 from flaxarch.convert.rules import FLAXARCH, Rules, slots
 from flaxarch.convert.sources import SOURCES, Source
@@ -61,7 +61,11 @@ def recognise_checkpoint(checkpoint: Checkpoint, what: str, name: str | None) ->
         in_channels = _in_channels(checkpoint, name, source)
     model = _with_head_of(checkpoint, name, source)
     rules = source.rules_of(model)
-    return Recognised(name, rules.source, model, rules, in_channels, preprocessing=source.preprocessing)
+    told = checkpoint.config
+    preprocessing = {**(source.preprocessing or {}), **told.get("preprocessing", {})} or None
+    classes = tuple(told.get("classes", ()))
+    names = classes if len(classes) == model.num_classes else None
+    return Recognised(name, rules.source, model, rules, in_channels, names, preprocessing)
 
 
 def shapes_of(model: Network, channels: int | None = None) -> dict[str, Any]:
@@ -143,9 +147,13 @@ def _only_fit(checkpoint: Checkpoint, what: str) -> tuple[str, Source]:
         (row, source) for source in SOURCES for row in source.rows if _count_fits(checkpoint, row, source)
     ]
     fits = [(row, source) for row, source in fits if _shapes_fit(checkpoint, row, source)]
+    if len(fits) > 1 and checkpoint.config.get("row") in dict(fits):
+        fits = [(row, source) for row, source in fits if row == checkpoint.config["row"]]
     if len(fits) != 1:
         rows = ", ".join(dict.fromkeys(row for row, _ in fits))
         found = f"fits several rows, {rows}" if rows else "fits no row that a library released"
+        architecture = checkpoint.config.get("architecture")
+        found += f" (its config.json names {shown(architecture)})" if architecture else ""
         raise CheckpointError(f"{what} {found}: say which network it is, load(path, name=...)")
     return fits[0]
 

@@ -159,7 +159,7 @@ def test_damaged_safetensors_are_refused(file):
 def test_paths_that_are_no_checkpoint_end_in_one_sentence(file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
-    assert "directory" in refusal(tmp_path)
+    assert "this folder has none of model.safetensors" in refusal(tmp_path)
     assert "directory or a device" in refusal(os.devnull)
     assert "empty" in refusal(file(b""))
     assert "cannot be read" in refusal(file(b"") / "weights.pth")
