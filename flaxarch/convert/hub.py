@@ -45,7 +45,7 @@ def weights_in(folder: str) -> str:
 
 
 def metadata_in(folder: str) -> dict[str, Any]:
-    """What `config.json` tells: "architecture", its "row", "preprocessing", "classes"; what is not there, not."""
+    """What `config.json` tells: "architecture", its "row", "preprocessing", "classes", or fewer of them."""
     path = os.path.join(_snapshot(folder), _CONFIG)
     if not os.path.isfile(path) or not os.path.getsize(path):
         return {}
