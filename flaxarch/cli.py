@@ -86,12 +86,13 @@ def _prepared(argv: list[str]) -> Callable[[], int] | None:
         return train.prepare(argv[1:], _parsed)
     commands: Any = Union[COMMANDS]  # noqa: UP007  # it is made from a tuple
     options: Any = {"prog": "flaxarch", "description": _ABOUT, "config": _STYLE}
-    command: Command | None = _parsed(partial(tyro.cli, commands, args=argv or ["--help"], **options))
+    parse = partial(tyro.cli, commands, args=argv or ["--help"], **options)
+    command: Command | None = _parsed(parse, argv[0] if argv else "")
     return None if command is None else command.run
 
 
-def _parsed(parse: Callable[[], Any]) -> Any:
-    """What a call of tyro gives; None where it has printed all that was asked for."""
+def _parsed(parse: Callable[[], Any], name: str = "train") -> Any:
+    """What a call of tyro gives, for a command; None where it has printed all that was asked for."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -99,10 +100,10 @@ def _parsed(parse: Callable[[], Any]) -> Any:
     except SystemExit as end:
         if not end.code:
             return None
-    raise UsageError(_sentence(said.getvalue()))
+    raise UsageError(_sentence(said.getvalue(), name))
 
 
-def _sentence(box: str) -> str:
+def _sentence(box: str, name: str) -> str:
     """What tyro says of wrong flags in several parts, as one sentence.
 
     It is in a box, or, where the terminal's encoding has no such signs, under a title and between rules.
@@ -117,9 +118,25 @@ def _sentence(box: str) -> str:
     if not sentence:  # tyro says it in another way than its 1.0 does
         return " ".join(box.split())
     near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", box)
-    usage = re.search(r"(flaxarch(?: [a-z]+)* --help)\s*$", box)
-    hint = f": did you mean {near[1]}?" if near else f"; {usage[1]} has all flags" if usage else ""
-    return sentence[:1].lower() + sentence[1:] + hint
+    hint = f": did you mean {near[1]}?" if near else f"; `flaxarch {name} --help` has all flags"
+    return _plainly(sentence[:1].lower() + sentence[1:]) + hint
+
+
+def _plainly(sentence: str) -> str:
+    """What is said of a value that does not parse, without Python's words."""
+    words = re.match(r"error parsing (\S+): (.*)", sentence)
+    if words is None:
+        return sentence
+    flag, reason = words.groups()
+    if number := re.match(
+        r"invalid literal for int.*: ('.*')|could not convert string to float: ('.*')", reason
+    ):
+        kind = "whole number" if number[1] else "number"
+        return f"{flag} is {number[1] or number[2]}: it has to be a {kind}"
+    if several := re.match(r"no type matching \{((?:INT ?)+)\} could be instantiated from \[(.*)\]", reason):
+        given = several[2].replace("'", "").replace(",", "")
+        return f"{flag} is {given}: it has to be {len(several[1].split())} whole numbers"
+    return f"{flag}: {reason}"
 
 
 def _explained(error: Exception) -> tuple[str, int]:

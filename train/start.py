@@ -142,6 +142,8 @@ def _load(
             model, variables = flaxarch.load(
                 config.weights, config.model, num_classes=num_classes, in_channels=in_channels
             )
+        except FileNotFoundError as error:
+            raise ConfigError(f"weights: there is no file {config.weights}") from error
         except (CheckpointError, OSError) as error:
             raise ConfigError(f"weights: {error}") from error
     return model, variables, tuple(str(warning.message) for warning in caught)

@@ -40,8 +40,10 @@ class Claims(Command):
 
     def _show(self, ledger: Any, report: Any) -> int:
         if self.name not in ledger.CLAIMS:
-            near = difflib.get_close_matches(self.name, ledger.CLAIMS, n=3)
+            near = difflib.get_close_matches(self.name.lower(), ledger.CLAIMS, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "`flaxarch claims` has all names"
+            if self.name == "run":
+                hint = "`python -m benchmarks.claims run NAME` measures one"
             raise UsageError(f"there is no claim {self.name!r}: {hint}")
         document = _document(self.name, ledger, report)
         kept = ledger.read(self.name)

@@ -13,6 +13,8 @@ from flaxarch.commands.base import Column, Command, UsageError, print_json, prin
 if TYPE_CHECKING:
     from flaxarch.layers import Network
 
+_MOST = 8  # columns that a person can still read
+
 
 @dataclass(frozen=True)
 class Compare(Command):
@@ -22,25 +24,28 @@ class Compare(Command):
     """
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """The networks, two or more of those that `flaxarch list` shows."""
+    """Two networks to eight of those that `flaxarch list` shows, or patterns of names, as "resnet1??"."""
     input_shape: tuple[int, int, int] | None = None
     """Height, width and channels of the image for all; None: each row's own."""
 
     def run(self) -> int:
         """Prints a column for each network."""
-        if len(self.names) < 2:
+        names = [name for given in self.names for name in _matches(given)]
+        if not 2 <= len(names) <= _MOST:
+            found = f", not {len(names)}" if names else ""
             raise UsageError(
-                "compare takes two networks or more, as in `flaxarch compare resnet50 resnet50v2_keras`"
+                f"compare takes two networks to {_MOST}{found}, as in "
+                "`flaxarch compare resnet50 resnet50v2_keras`"
             )
-        documents = [_document(name, self.input_shape) for name in self.names]
-        models = [flaxarch.create(name) for name in self.names]
+        documents = [_document(name, self.input_shape) for name in names]
+        models = [flaxarch.create(name) for name in names]
         fields = _differing_fields(models)
         if self.json:
             print_json(
                 [{**document, "fields": given} for document, given in zip(documents, fields, strict=True)]
             )
             return 0
-        columns = (Column(""), *(Column(name, True) for name in self.names))
+        columns = (Column(""), *(Column(name, True) for name in names))
         print_table(columns, [(title, *cells) for title, cells in _lines(documents)])
         if len({type(model) for model in models}) == 1:
             same = "They differ in no field." if not fields[0] else "Fields that differ:"
@@ -48,6 +53,15 @@ class Compare(Command):
             if fields[0]:
                 print_table(columns, [(key, *(given[key] for given in fields)) for key in fields[0]])
         return 0
+
+
+def _matches(name: str) -> list[str]:
+    """The networks of a pattern; a name is itself, known or not."""
+    if not set(name) & set("*?["):
+        return [name]
+    if names := flaxarch.list_models(name):
+        return names
+    raise UsageError(f"no network's name fits {name!r}: `flaxarch list` has all names")
 
 
 def _document(name: str, input_shape: tuple[int, int, int] | None) -> dict[str, Any]:

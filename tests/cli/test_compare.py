@@ -45,10 +45,18 @@ def test_one_size_for_all(run):
     assert documents[0]["macs"] == flaxarch.cost(flaxarch.create("resnet20"), (64, 48, 1)).macs
 
 
+def test_a_pattern_stands_for_the_networks_that_it_fits(run):
+    documents = run("compare", "lenet5", "lenet5_r*", "--json").document
+    assert [document["name"] for document in documents] == ["lenet5", *flaxarch.list_models("lenet5_r*")]
+    assert len(documents) > 1
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["resnet20"], "compare takes two networks or more, as in"),
+        (["resnet20"], "compare takes two networks to 8, not 1, as in"),
+        (["resnet*"], "compare takes two networks to 8, not"),
+        (["rsnet*"], "no network's name fits 'rsnet*'"),
         (["resnet20", "resnet21"], "there is no model named 'resnet21': did you mean"),
         (["resnet20", "vgg16", "--input-shape", "8", "8", "3"], "vgg16: "),
     ],

@@ -53,7 +53,8 @@ def test_train_tells_its_result_as_json_and_its_progress_elsewhere(run, asked: l
     ("flags", "sentence"),
     [
         (("--modle", "resnet20"), "did you mean --model?"),
-        (("--batch-size", "x"), "flaxarch train --help has all flags"),
+        (("--batch-size", "x"), "`flaxarch train --help` has all flags"),
+        (("--learning-rate", "x"), "--learning-rate is 'x': it has to be a number"),
         (("--recipe", "nope"), "there is no recipe 'nope'"),
         (("--model", "resnet2"), "there is no model named 'resnet2'"),
     ],
