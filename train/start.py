@@ -145,7 +145,7 @@ def _load(
         except FileNotFoundError as error:
             raise ConfigError(f"weights: there is no file {config.weights}") from error
         except (CheckpointError, OSError) as error:
-            raise ConfigError(f"weights: {error}") from error
+            raise ConfigError(f"weights: {_other_network(config) or error}") from error
     return model, variables, tuple(str(warning.message) for warning in caught)
 
 
@@ -175,3 +175,15 @@ def _labels(freeze: tuple[str, ...], frozen: dict[str, str], model: Network, par
     except ValueError as error:
         sentence = str(error).replace("'**' labels no parameter", "nothing is left to train")
         raise ConfigError(f"freeze: {sentence}") from error
+
+
+def _other_network(config: Config) -> str:
+    """What to say where the file holds another network than `config.model`; "" where that is not so."""
+    assert config.weights is not None
+    try:
+        found = recognise(config.weights)
+    except (CheckpointError, OSError):
+        return ""
+    if found.name == config.model:
+        return ""
+    return f"{config.weights.name} holds a {found.name}, not a {config.model}: --model {found.name} reads it"

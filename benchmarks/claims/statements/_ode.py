@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+import flaxarch
 from benchmarks.claims.networks import Scale
 from flaxarch.models.ode_fields import Free
 from flaxarch.models.ode_resnet import OdeResNet
@@ -19,6 +22,12 @@ def ode_resnet(scale: Scale, num_steps: int, time: float, **fields: Any) -> OdeR
         num_classes=10,
         **fields,
     )
+
+
+def with_statistics_of(model: OdeResNet, variables: Any, images: Any) -> Any:
+    """The variables with the batch statistics of these images, taken in four batches."""
+    batches = np.split(np.asarray(images), 4)
+    return {**variables, "batch_stats": flaxarch.estimate_batch_stats(model, variables["params"], batches)}
 
 
 def draw_by_step(axes: Any, kept: Mapping[str, Any]) -> None:
