@@ -49,14 +49,14 @@ def page() -> str:
     for family in FAMILIES:
         lines += [f"## {family.__name__.rpartition('.')[2]}", "", _first_line(family), ""]
         lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-        lines += ["| " + " | ".join(cells) + " |" for cells in _rows(family, parity)]
+        lines += ["| " + " | ".join(cells) + " |" for cells in rows(family, parity)]
         lines.append("")
-    rows = sum(len(family.VARIANTS) for family in FAMILIES)
-    lines.append(f"{rows} rows in {len(FAMILIES)} family files.")
+    num_rows = sum(len(family.VARIANTS) for family in FAMILIES)
+    lines.append(f"{num_rows} rows in {len(FAMILIES)} family files.")
     return "\n".join(lines) + "\n"
 
 
-def _rows(family: Any, parity: dict[str, Any]) -> Iterator[list[str]]:
+def rows(family: Any, parity: dict[str, Any]) -> Iterator[list[str]]:
     """The cells of each comparison of each row; one line for a row without any."""
     for name, row in family.VARIANTS.items():
         about = [

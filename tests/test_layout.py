@@ -16,7 +16,15 @@ FLOORS = [
     ["flaxarch.cli", "flaxarch.__main__"],
     ["flaxarch.commands"],
     ["flaxarch"],  # the public names
-    ["flaxarch.analysis", "flaxarch.convert", "flaxarch.depth", "flaxarch.preprocess", "flaxarch.transfer"],
+    [
+        "flaxarch.analysis",
+        "flaxarch.convert",
+        "flaxarch.depth",
+        "flaxarch.explain",
+        "flaxarch.export",
+        "flaxarch.preprocess",
+        "flaxarch.transfer",
+    ],
     ["flaxarch.pictures"],
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],
@@ -26,6 +34,12 @@ FLOORS = [
     ["flaxarch.ops"],
 ]
 PACKAGES = ("benchmarks", "train", "flaxarch")
+
+# The command line hands over to what stands above the library, and imports it when it is asked to.
+HANDED_OVER = {
+    "flaxarch.commands.train": {"train.__main__", "train.config", "train"},
+    "flaxarch.commands.claims": {"benchmarks.claims.ledger", "benchmarks.claims.report"},
+}
 
 
 def floor(module: str) -> int:
@@ -65,8 +79,9 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_imports_go_downwards_only(path: Path):
-    above = {name for name in imported(path) if floor(name) > floor(module_of(path))}
-    assert not above
+    module = module_of(path)
+    above = {name for name in imported(path) if floor(name) > floor(module)}
+    assert above <= HANDED_OVER.get(module, set())
 
 
 def test_importing_the_library_brings_no_trainer_and_no_other_framework():

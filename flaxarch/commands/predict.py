@@ -1,19 +1,18 @@
 """`flaxarch predict`: the likeliest classes of pictures, by the weights in a checkpoint."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 import flaxarch
 from flaxarch import pictures
-from flaxarch.commands.base import Command, UsageError, print_json, printable, remark, stderr, stdout
+from flaxarch.commands.base import Command, UsageError, print_json, printable, remark, stdout
 from flaxarch.commands.classes import class_names
+from flaxarch.commands.progress import progress
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Predict(Command):
         remark(f"{self.weights}: {found}; names of classes: {origin}")
 
         documents, unreadable, num_named = [], [], 0
-        with _progress(paths, in_sight=stdout().is_terminal and not self.json) as (advance, say):
+        with progress(paths, in_sight=stdout().is_terminal and not self.json) as (advance, say):
             for result in results(paths, model, variables, row, min(self.top, len(names)), self.batch_size):
                 advance()
                 if result.problem:
@@ -87,21 +86,3 @@ def _print(name: str, top: Sequence[dict[str, Any]]) -> None:
     stdout().print(title)
     for line in classes:
         stdout().print(f"  {line}")
-
-
-@contextmanager
-def _progress(
-    paths: Sequence[Path], in_sight: bool
-) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A bar on stderr, if that is a terminal and the results themselves are not `in_sight`.
-
-    Gives two functions: one counts a picture, one writes a line above the bar.
-    """
-    console = stderr()
-    columns = TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    disable = in_sight or not console.is_terminal
-    with Progress(
-        *columns, console=console, disable=disable, transient=True, redirect_stdout=False
-    ) as progress:
-        task = progress.add_task("", total=None if disable else pictures.count(paths))
-        yield lambda: progress.advance(task), lambda text: console.print(printable(text))
