@@ -23,12 +23,24 @@ from flaxarch.commands.base import Command, CommandError, UsageError, remark
 from flaxarch.commands.claims import Claims
 from flaxarch.commands.compare import Compare
 from flaxarch.commands.convert import Convert
+from flaxarch.commands.explain import Explain
+from flaxarch.commands.export import Export
 from flaxarch.commands.list import List
 from flaxarch.commands.predict import Predict
 from flaxarch.commands.summary import Summary
 from flaxarch.commands.train import Train
 
-COMMANDS: tuple[type[Command], ...] = (List, Summary, Compare, Convert, Predict, Train, Claims)
+COMMANDS: tuple[type[Command], ...] = (
+    List,
+    Summary,
+    Compare,
+    Convert,
+    Predict,
+    Explain,
+    Export,
+    Train,
+    Claims,
+)
 
 _ABOUT = "Deep convolutional networks in JAX and Flax: what there is, what it costs, weights, predictions."
 _STYLE = (

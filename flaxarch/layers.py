@@ -338,7 +338,7 @@ def check_images(images: jax.Array, min_size: int, network: str) -> None:
         raise ValueError(
             f"{network} takes a batch of images (N, H, W, C), not an array of shape {tuple(images.shape)}"
         )
-    if min(images.shape[1:3]) < min_size:
+    if any(size < min_size for size in images.shape[1:3]):
         raise ValueError(
             f"{network} needs images of at least {min_size}x{min_size} pixels, "
             f"not {images.shape[1]}x{images.shape[2]} (height x width of an NHWC batch)"

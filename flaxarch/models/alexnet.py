@@ -96,7 +96,7 @@ class AlexNet(Network):
             x = nn.relu(conv(self.hidden_size, x.shape[1:3], bias_init=bias_init, name=name)(x))
             x = x if self.dropout_ahead else dropout()(x)
         x = conv(self.num_classes, (1, 1), dtype=None, name="fc8")(x)  # float32 logits at any dtype
-        return x[:, 0, 0]
+        return x.squeeze((1, 2))
 
 
 _ONE_TOWER = (

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from flaxarch.layers import Conventions, ModuleDef, keras_dense
 from flaxarch.models.resnet import BasicBlock, Bottleneck, ResNet, Stem, halve, projection
+from flaxarch.ops import subsample
 from flaxarch.variant import Variant
 
 
@@ -41,7 +42,8 @@ def zero_pad(x: jax.Array, features: int, strides: int, conv: ModuleDef, norm: M
     """
     del conv, norm  # no parameters
     new = features - x.shape[-1]
-    return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+    x = subsample(x, (strides, strides))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
 
 def avg_pool_pad(x: jax.Array, features: int, strides: int, conv: ModuleDef, norm: ModuleDef) -> jax.Array:

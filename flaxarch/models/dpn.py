@@ -121,7 +121,7 @@ class DPN(Network):
         x = global_avg_pool(x)[:, None, None]
         # the source's head is a 1x1 convolution; float32 logits at any dtype
         x = conv(self.num_classes, (1, 1), use_bias=True, dtype=None, name="classifier")(x)
-        return x[:, 0, 0]
+        return x.squeeze((1, 2))
 
 
 _row = partial(

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from flaxarch.layers import ModuleDef
 from flaxarch.models.cifar_resnet import zero_pad
+from flaxarch.ops import subsample
 from flaxarch.residual import residual
 
 # Where batch norms and ReLUs stand: layers are (x, norm, name of the norm) -> x
@@ -105,7 +106,7 @@ def strided_identity(
     """Keras's: a 1x1 convolution with a bias for new features, and every second pixel for a stride alone."""
     if x.shape[-1] != unit.features:
         return convolution(unit, x, activated, y, use_bias=True)
-    return x[:, :: unit.strides, :: unit.strides], y
+    return subsample(x, (unit.strides, unit.strides)), y
 
 
 def convolution(

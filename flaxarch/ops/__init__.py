@@ -2,7 +2,7 @@
 
 from flaxarch.ops.conv import conv_general_dilated
 from flaxarch.ops.lowering import native_forms, use_native_forms
-from flaxarch.ops.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from flaxarch.ops.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, subsample
 
 __all__ = [
     "adaptive_avg_pool",
@@ -11,5 +11,6 @@ __all__ = [
     "global_avg_pool",
     "max_pool",
     "native_forms",
+    "subsample",
     "use_native_forms",
 ]

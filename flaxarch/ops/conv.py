@@ -10,6 +10,7 @@ from jax import lax
 
 from flaxarch.ops import dense
 from flaxarch.ops.lowering import native_forms
+from flaxarch.ops.pool import subsample
 
 # Groups are merged until a convolution reads this many channels. Measured on two cores for ResNeXt's four
 # stages: 32 is as fast as one convolution per group or faster, and compiles in half the time; 64 doubles
@@ -70,7 +71,7 @@ def conv_general_dilated(
     if not isinstance(padding, str):
         unpadded = all(tuple(pads) == (0, 0) for pads in padding)
     if pointwise and unpadded and undilated:
-        lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
+        lhs = subsample(lhs, (window_strides[0], window_strides[1]))
         return lax.dot_general(lhs, rhs[0, 0], (((3,), (0,)), ((), ())), precision=precision)
     if rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated and dilation == (1, 1):
         # a dense layer of the whole map: VGG's 7x7 on 7x7 has its gradient 4x sooner so
@@ -191,7 +192,7 @@ def _views(x, window, size, strides, dilation) -> list[list[jax.Array]]:
     return [
         [
             lax.slice(
-                x, (0, i, j, 0), (len(x), i + ends[0], j + ends[1], x.shape[-1]), (1, step_y, step_x, 1)
+                x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[-1]), (1, step_y, step_x, 1)
             )
             for j in xs
         ]

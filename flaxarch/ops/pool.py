@@ -61,6 +61,14 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean(axis=(1, 2))
 
 
+def subsample(x: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """Every so many-th row and column, from the first on: (N, H, W, C) -> (N, H', W', C).
+
+    As x[:, ::s, ::t] for sizes that are numbers; for symbolic ones that would be a gather.
+    """
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
+
+
 def adaptive_avg_pool(x: jax.Array, output_size: tuple[int, int]) -> jax.Array:
     """Mean over windows that share the image out: (N, H, W, C) -> (N, *output_size, C), of any H and W.
 
