@@ -96,10 +96,9 @@ def published(name: str) -> Variant:
 def _top1() -> dict[str, tuple[Top1, ...]]:
     """Accuracies by name. They are no part of a family's file, as they grow with others' recipes."""
     found: dict[str, tuple[Top1, ...]] = {}
-    table = files("flaxarch") / "data" / "imagenet_top1.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found[row["name"]] = (*found.get(row["name"], ()), Top1(float(row["top1"]), row["source"]))
+    table = (files("flaxarch") / "data" / "imagenet_top1.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(table.splitlines()):
+        found[row["name"]] = (*found.get(row["name"], ()), Top1(float(row["top1"]), row["source"]))
     return found
 
 

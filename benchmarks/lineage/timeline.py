@@ -67,7 +67,8 @@ def place(year: float) -> float:
     """Where a year is drawn, between the known places in a straight line."""
     import numpy as np
 
-    return float(np.interp(year, *zip(*_STRETCH, strict=True)))
+    years, places = zip(*_STRETCH, strict=True)
+    return float(np.interp(year, years, places))
 
 
 def draw_timeline(path: Path) -> None:

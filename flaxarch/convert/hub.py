@@ -95,7 +95,7 @@ def _preprocessing(config: dict[str, Any]) -> dict[str, Any]:
             found[key] = tuple(map(float, values))
     if config.get("interpolation") in _INTERPOLATIONS:
         found["interpolation"] = config["interpolation"]
-    size, share = config.get("input_size"), config.get("crop_pct")
+    size, share = config.get("input_size"), config.get("crop_pct") or 0
     if type(size) is list and len(size) == 3 and all(type(n) is int and 0 < n < 10_000 for n in size):
         found["input_shape"] = (*size[1:], size[0])
         if _is_number(share) and 0 < share <= 1:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 
 import flaxarch
 from benchmarks.claims.networks import Scale
@@ -26,7 +26,7 @@ def ode_resnet(scale: Scale, num_steps: int, time: float, **fields: Any) -> OdeR
 
 def with_statistics_of(model: OdeResNet, variables: Any, images: Any) -> Any:
     """The variables with the batch statistics of these images, taken in four batches."""
-    batches = np.split(np.asarray(images), 4)
+    batches = jnp.split(jnp.asarray(images), 4)
     return {**variables, "batch_stats": flaxarch.estimate_batch_stats(model, variables["params"], batches)}
 
 
