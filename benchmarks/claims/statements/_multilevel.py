@@ -76,7 +76,7 @@ def _draw(axes: Any, kept: Any) -> None:
 
 
 def claims(levels: tuple[int, ...], share: float, num_updates: int) -> tuple[Claim, Claim]:
-    """The small and the full claim for so many blocks a stage, and the share of the compute that they take."""
+    """The small and the full claim for so many blocks a stage, and the share of compute they take."""
     *_, deepest = levels
     words = ", ".join(map(str, levels[1:-1]))
     make = partial(
@@ -86,8 +86,8 @@ def claims(levels: tuple[int, ...], share: float, num_updates: int) -> tuple[Cla
         source="Chang et al. 2018 (Multi-level residual networks from dynamical systems view), abstract",
         protocol="Networks of three stages to T = 3, theta(t) piecewise constant. {num_updates:,} updates in "
         f"all: {_SHARES[len(levels)]} of them at each level, with the rate's cycle begun anew, against all "
-        "of them at the last. Refinement copies each block and its batch statistics, and halves the step. 2,000 "
-        "test images, the training loss on 2,000 training images. Compute is three times the "
+        "of them at the last. Refinement copies each block and its batch statistics, and halves the step. "
+        "2,000 test images, the training loss on 2,000 training images. Compute is three times the "
         "multiply-accumulates forwards.",
         measure=partial(_measure, levels=levels),
         calibrated="all bounds but that of the compute. The paper saves 40 % of the time, with errors as "
