@@ -45,7 +45,7 @@ def step(model: Any, *, skip: bool) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=pytest.mark.slow) if x == "projections" else x for x in NETWORKS]
+    "name", [x if x == "pre-activation" else pytest.param(x, marks=pytest.mark.slow) for x in NETWORKS]
 )
 def test_skipping_equals_gates_in_loss_and_gradients(name: str):
     model = NETWORKS[name]
@@ -95,6 +95,7 @@ def test_chances_in_evaluation_scale_the_branches():
     np.testing.assert_allclose(skipped, model.apply(variables, images(), train=False), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_in_a_block_draws_under_skipping():
     model = flaxarch.create("wrn_16_4").clone(widen_factor=1, dropout_rate=0.5)
     variables = model.init(jax.random.key(0), images(), train=False)

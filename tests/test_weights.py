@@ -285,6 +285,7 @@ def test_name_chooses_among_networks_with_the_same_tensors(resnet20, tmp_path: P
     chex.assert_trees_all_equal(found, variables)
 
 
+@pytest.mark.slow
 def test_name_chooses_between_two_functions_of_the_same_tensors(tmp_path: Path):
     model = flaxarch.create("mobilenet_v3_small_keras")  # timm has it as tf_mobilenetv3_small_100
     variables = random_variables(model)

@@ -98,7 +98,9 @@ def test_weights_of_torch_are_read_where_there_are_no_others(network: tuple[Any,
     assert flaxarch.load(tmp_path)[0] == network[0]
 
 
-@pytest.mark.parametrize("row", ["mobilenet_v3_small_timm", "mobilenet_v3_small_keras"])
+@pytest.mark.parametrize(
+    "row", [pytest.param("mobilenet_v3_small_timm", marks=pytest.mark.slow), "mobilenet_v3_small_keras"]
+)
 def test_architecture_decides_between_rows_that_the_tensors_fit(row: str, tmp_path: Path):
     model = flaxarch.create("mobilenet_v3_small_timm")
     variables = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes_of(model))

@@ -160,7 +160,7 @@ def test_paths_that_are_no_checkpoint_end_in_one_sentence(file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
     assert "this folder has none of model.safetensors" in refusal(tmp_path)
-    assert "directory or a device" in refusal(os.devnull)
+    assert "a device, not a file" in refusal(os.devnull)
     assert "empty" in refusal(file(b""))
     assert "cannot be read" in refusal(file(b"") / "weights.pth")
     assert "<!DOCTYP" in refusal(file(b"<!DOCTYPE html><title>404</title>"))

@@ -17,9 +17,14 @@ from tests.golden.file import read, sketched, sketches
 from tests.models.parity import Filled, logits_error, sketch_errors
 
 
-def params(names: list[str]) -> list:
+# Half a minute each of compiling gradients; all that they are made of trains in other cases.
+SLOW_TRAINING = ("inception_v3", "dpn68", "googlenet", "xception", "resnext29_8x64d")
+
+
+def params(names: list[str], slow: tuple[str, ...] = ()) -> list:
     """Names of cases as parameters of a test."""
-    return [pytest.param(name, marks=pytest.mark.slow) if CASES[name].slow else name for name in names]
+    marked = pytest.mark.slow
+    return [pytest.param(x, marks=marked) if CASES[x].slow or x in slow else x for x in names]
 
 
 class Case:
@@ -50,7 +55,7 @@ each_case_of_two_sizes = pytest.mark.parametrize(
 def quick_form(case: Case) -> contextlib.AbstractContextManager[None]:
     """The CPU's form of operations, but for networks of many groups, which it takes minutes to compile.
 
-    ResNeXt-29, with 8 groups, does that form's gradients here, and `test_parity_live.py` those of all.
+    ResNeXt-29, with 8 groups, does that form's gradients in a slow test, and `test_parity_live.py` those of all.
     """
     return use_native_forms(CASES[case.name].lax)
 
@@ -89,7 +94,7 @@ def test_float32_logits_equal_the_originals(case: Case):
     assert logits_error(found, case.golden.evaluations[-1].logits) < 1e-4
 
 
-@each_case
+@pytest.mark.parametrize("case", params(GOLDEN, SLOW_TRAINING), indirect=True)
 def test_a_training_step_equals_the_originals(case: Case):
     golden = case.golden
     with quick_form(case):

@@ -146,6 +146,7 @@ def test_layers_are_scaled_by_their_distance_from_the_head():
     assert found == {"c1": {1 / 16}, "c3": {1 / 8}, "c5": {1 / 4}, "f6": {1 / 2}, "output": {1.0}}
 
 
+@pytest.mark.slow
 def test_whitening_kernel_stays_and_its_bias_stops_after_its_epochs(tmp_path: Path):
     config = Config(
         model="airbench94",
