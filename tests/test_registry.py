@@ -18,14 +18,41 @@ from flaxarch.ops import use_native_forms
 from flaxarch.registry import UnknownModelError
 
 # They take seconds to trace, and differ from other rows in nothing but numbers: of layers, features, groups.
-DEEP = """
-    resnet1202 resnet1202_b resnet1202_sd preact_resnet1001 preact_resnet200 seresnet110 seresnet110_b
-    densenet_100_12 densenet_100_24 densenet_bc_190_40 densenet_bc_250_24
-    densenet161 densenet201 densenet264 densenet169_keras densenet201_keras
-    resnet152 resnet152_keras resnet152v2_keras resnetv2_152 wide_resnet101_2 resnext101_32x8d resnext101_64x4d
-    seresnet101_v1 seresnet152 seresnet152_v1 seresnet101 seresnext101_32x4d senet154 legacy_seresnet152
-    dpn98 dpn107 dpn131
-""".split()
+DEEP = [
+    "resnet1202",
+    "resnet1202_b",
+    "resnet1202_sd",
+    "preact_resnet1001",
+    "preact_resnet200",
+    "seresnet110",
+    "seresnet110_b",
+    "densenet_100_12",
+    "densenet_100_24",
+    "densenet_bc_190_40",
+    "densenet_bc_250_24",
+    "densenet161",
+    "densenet201",
+    "densenet264",
+    "densenet169_keras",
+    "densenet201_keras",
+    "resnet152",
+    "resnet152_keras",
+    "resnet152v2_keras",
+    "resnetv2_152",
+    "wide_resnet101_2",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "seresnet101_v1",
+    "seresnet152",
+    "seresnet152_v1",
+    "seresnet101",
+    "seresnext101_32x4d",
+    "senet154",
+    "legacy_seresnet152",
+    "dpn98",
+    "dpn107",
+    "dpn131",
+]
 each_row = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in flaxarch.list_models()],

@@ -16,7 +16,6 @@ from tests.golden.families.every import CASES, GOLDEN
 from tests.golden.file import read, sketched, sketches
 from tests.models.parity import Filled, logits_error, sketch_errors
 
-
 # Half a minute each of compiling gradients; all that they are made of trains in other cases.
 SLOW_TRAINING = ("inception_v3", "dpn68", "googlenet", "xception", "resnext29_8x64d")
 
@@ -55,7 +54,7 @@ each_case_of_two_sizes = pytest.mark.parametrize(
 def quick_form(case: Case) -> contextlib.AbstractContextManager[None]:
     """The CPU's form of operations, but for networks of many groups, which it takes minutes to compile.
 
-    ResNeXt-29, with 8 groups, does that form's gradients in a slow test, and `test_parity_live.py` those of all.
+    ResNeXt-29, with 8 groups, does that form's gradients if slow tests run, `test_parity_live.py` those of all.
     """
     return use_native_forms(CASES[case.name].lax)
 
