@@ -54,7 +54,7 @@ each_case_of_two_sizes = pytest.mark.parametrize(
 def quick_form(case: Case) -> contextlib.AbstractContextManager[None]:
     """The CPU's form of operations, but for networks of many groups, which it takes minutes to compile.
 
-    ResNeXt-29, with 8 groups, does that form's gradients if slow tests run, `test_parity_live.py` those of all.
+    ResNeXt-29, with 8 groups, does that form's gradients if asked, and `test_parity_live.py` those of all.
     """
     return use_native_forms(CASES[case.name].lax)
 
