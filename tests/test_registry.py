@@ -19,6 +19,7 @@ from flaxarch.registry import UnknownModelError
 
 # They take seconds to trace, and differ from other rows in nothing but numbers: of layers, features, groups.
 DEEP = [
+    "plain1202",
     "resnet1202",
     "resnet1202_b",
     "resnet1202_sd",
