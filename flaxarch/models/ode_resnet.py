@@ -43,7 +43,7 @@ from flaxarch.models.ode_fields import (
     TvNorm,
 )
 from flaxarch.models.ode_frames import CONVOLUTIONS, PADDING, Frame, pad_features
-from flaxarch.ode.bases import Basis, b_spline, before, interpolate, piecewise_constant, piecewise_linear
+from flaxarch.ode.bases import Basis, b_spline, before, piecewise_constant, piecewise_linear
 from flaxarch.ode.multistep import Leapfrog, LinearMultistep, Momentum, Multistep, TwoStepMidpoint
 from flaxarch.ode.reversible import reversible_scan
 from flaxarch.ode.solvers import EULER, Solver, combined
@@ -174,14 +174,14 @@ class OdeResNet(Network):
             return self.param(
                 f"k{i}", lambda key: jax.random.uniform(key, (num_steps,), minval=-0.1, maxval=0)
             )
-        return _at_places(self.get_variable("params", f"k{i}"), _places(num_steps), piecewise_constant)[:, 0]
+        return at_places(self.get_variable("params", f"k{i}"), places_of(num_steps), piecewise_constant)[:, 0]
 
     def _theta(self, i: int, num_steps: int) -> Any:
         """A block's variables at each stage of each step: leaves (num_steps, num_stages, ...)."""
-        places = _places(num_steps, self.method.c if isinstance(self.method, Solver) else (0,))
+        places = places_of(num_steps, self.method.c if isinstance(self.method, Solver) else (0,))
         return {
-            name: jax.tree.map(partial(_at_places, places=places, basis=basis), stacked)
-            for name, basis in (("params", self.basis), ("batch_stats", _stats_basis(self.basis)))
+            name: jax.tree.map(partial(at_places, places=places, basis=basis), stacked)
+            for name, basis in (("params", self.basis), ("batch_stats", stats_basis(self.basis)))
             if (stacked := self._stacked(name, i))
         }
 
@@ -203,13 +203,13 @@ def _is_kernel(path: Any) -> bool:
     return path[-1].key == "kernel"
 
 
-def _places(num_steps: int, nodes: tuple[float, ...] = (0,)) -> np.ndarray:
+def places_of(num_steps: int, nodes: tuple[float, ...] = (0,)) -> np.ndarray:
     """Where in [0, 1] each stage of each step is, (num_steps, num_nodes); the end of a step from its left."""
     places = (np.arange(num_steps)[:, None] + np.asarray(nodes, float)) / num_steps
     return np.where(np.asarray(nodes) == 1, before(places), places)
 
 
-def _at_places(leaf: jax.Array, places: np.ndarray, basis: Basis) -> jax.Array:
+def at_places(leaf: jax.Array, places: np.ndarray, basis: Basis) -> jax.Array:
     """sum_k phi_k(places) leaf_k; without products where each place is on one coefficient."""
     matrix = basis(places, len(leaf))
     if ((matrix == 0) | (matrix == 1)).all() and (matrix.sum(axis=-1) == 1).all():
@@ -273,59 +273,8 @@ def _integrate(
     return x, moved
 
 
-def resampled(model: OdeResNet, variables: Any, stage_sizes: tuple[int, ...]) -> tuple[OdeResNet, Any]:
-    """The same equations by other numbers of steps, and variables to go on training with.
-
-    What is piecewise constant, with a coefficient for each step, has then one for each of the new steps
-    (Chang et al. 2018b, https://arxiv.org/abs/1710.10348: copies, or means of neighbours); any other theta(t)
-    stays. Batch statistics are those of the new steps' times. `variables` is {"params", "batch_stats"}.
-    """
-    times = model.times or tuple(map(float, model.stage_sizes))
-    params, stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
-    is_constant = model.basis is piecewise_constant
-    for i, (old, new) in enumerate(zip(model.stage_sizes, stage_sizes, strict=True), start=1):
-        for tree, basis in ((params, piecewise_constant), (stats, _stats_basis(model.basis))):
-            names = [f"layer{i}_{j}" for j in range(old)]
-            if new == old or any(name not in tree for name in names) or (tree is params and not is_constant):
-                continue
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(tree.pop, names))
-            stacked = interpolate(stacked, new, basis)
-            for j in range(new):
-                tree[f"layer{i}_{j}"] = jax.tree.map(lambda x, j=j: x[j], stacked)
-        if f"k{i}" in params:
-            params[f"k{i}"] = interpolate(params[f"k{i}"], new, piecewise_constant)
-    resized = model.clone(stage_sizes=tuple(stage_sizes), times=times)
-    return resized, {"params": params, "batch_stats": stats}
-
-
-def written_out(model: OdeResNet, variables: Any) -> tuple[OdeResNet, Any]:
-    """The same network as an ordinary residual one, in which each step is a block with its own variables.
-
-    For whatever looks at blocks one by one, as `flaxarch.depth` does: flows, lesions, certificates. Raises
-    ValueError for methods other than Euler's, whose steps are no blocks x + h F(x).
-    """
-    if model.method != EULER:
-        raise ValueError(
-            "the steps of this method are no blocks x + h F(x): only Euler's can be written out as such"
-        )
-    written = {name: dict(tree) for name, tree in variables.items()}
-    for name, basis in (("params", model.basis), ("batch_stats", _stats_basis(model.basis))):
-        tree = written.get(name, {})
-        for i, num_steps in enumerate(model.stage_sizes, start=1):
-            keys = [key for key in tree if key.startswith(f"layer{i}_")]
-            parts = [tree.pop(f"layer{i}_{k}") for k in range(len(keys))]
-            if not parts:
-                continue
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-            places = partial(_at_places, places=_places(num_steps), basis=basis)
-            at_steps = jax.tree.map(lambda leaf, places=places: places(leaf)[:, 0], stacked)
-            for j in range(num_steps):
-                tree[f"layer{i}_{j}"] = jax.tree.map(lambda x, j=j: x[j], at_steps)
-    plain = model.clone(basis=piecewise_constant, num_coefficients=None, scan=False, reversible=False)
-    return plain, written
-
-
-def _stats_basis(basis: Basis) -> Basis:
+def stats_basis(basis: Basis) -> Basis:
+    """That of the batch statistics."""
     return piecewise_constant if basis is piecewise_constant else piecewise_linear
 
 

@@ -17,7 +17,8 @@ import flaxarch
 from flaxarch.depth import MIDPOINT, RK4, flows, legendre, piecewise_linear
 from flaxarch.models.cifar_resnet import CifarResNet
 from flaxarch.models.ode_fields import Antisymmetric, Bias, Free, Hamiltonian, Pair, Parabolic
-from flaxarch.models.ode_resnet import OdeResNet, resampled, written_out
+from flaxarch.models.ode_resampling import resampled, written_out
+from flaxarch.models.ode_resnet import OdeResNet
 from flaxarch.ode.bases import b_spline
 from flaxarch.ode.multistep import Leapfrog, LinearMultistep, Momentum, TwoStepMidpoint
 from tests.depth.nets import SHAPE, random_batch, random_variables, tiny_preact

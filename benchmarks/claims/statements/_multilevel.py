@@ -12,7 +12,7 @@ from benchmarks.claims.claim import Check, Claim, Measured, Places
 from benchmarks.claims.networks import FULL as FULL_SCALE
 from benchmarks.claims.networks import SMALL, Scale, accuracy, claim, images, logits, train
 from benchmarks.claims.statements._ode import ode_resnet
-from flaxarch.models.ode_resnet import resampled
+from flaxarch.models.ode_resampling import resampled
 from train.losses import cross_entropy_sum
 
 TIME = 3.0

@@ -10,7 +10,7 @@ from benchmarks.claims.networks import FULL as FULL_SCALE
 from benchmarks.claims.networks import SMALL, Scale, accuracy, claim, images, logits, trained
 from benchmarks.claims.statements._ode import ode_resnet, with_statistics_of
 from flaxarch.depth import b_spline, piecewise_constant
-from flaxarch.models.ode_resnet import resampled
+from flaxarch.models.ode_resampling import resampled
 
 FACTORS = (0.5, 1, 2, 4)  # of the number of steps
 NUM_ESTIMATED = 2000  # training images that batch statistics are estimated on

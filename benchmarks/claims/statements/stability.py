@@ -18,7 +18,8 @@ from flaxarch.depth.flow import Flow
 from flaxarch.depth.stability import MAX_GROWTH, Certificate, certify, flow_starts
 from flaxarch.models.ode_fields import Antisymmetric, Bias, Free, Hamiltonian, Parabolic
 from flaxarch.models.ode_frames import CONVOLUTIONS, Frame
-from flaxarch.models.ode_resnet import OdeResNet, written_out
+from flaxarch.models.ode_resampling import written_out
+from flaxarch.models.ode_resnet import OdeResNet
 from flaxarch.ode.bases import b_spline
 
 STEP, DAMPING, COEFFICIENTS = 0.1, 1.0, 8
