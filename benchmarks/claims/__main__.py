@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import claims
 from benchmarks.claims import ledger, report
 from benchmarks.claims.claim import Places
+from benchmarks.claims.show import show, show_all
 from train.data import DataError
 
 
@@ -24,10 +25,17 @@ def main() -> None:
     for place in Places._fields:
         runs.add_argument(f"--{place.replace('_', '-')}", type=Path, help=f"where the files of {place} lie")
     commands.add_parser("report", help="docs/claims.md, and its plots")
+    shown = commands.add_parser("show", help="the ledger, or one claim, as `flaxarch claims` does")
+    shown.add_argument("name", nargs="?", metavar="ID")
+    shown.add_argument("--json", action="store_true")
     args = parser.parse_args()
     match args.command:
         case "list":
             print(report.listing())
+        case "show" if args.name is None:
+            show_all(args.json)
+        case "show":
+            show(args.name, args.json)
         case "report":
             report.write()
         case "run":

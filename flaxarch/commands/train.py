@@ -1,12 +1,11 @@
 """`flaxarch train`: the trainer, by all flags of `python -m train`."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
-from flaxarch.commands.base import Command, CommandError, UsageError, print_json
+from flaxarch.commands.base import Command, CommandError
 
 
 @dataclass(frozen=True)
@@ -18,39 +17,14 @@ class Train(Command):
 
 
 def prepare(words: Sequence[str], parse: Callable[[Callable[[], Any]], Any]) -> Callable[[], int] | None:
-    """What trains as the flags say, and gives the exit status; None where help was asked for.
-
-    `parse` calls what it is given, which parses by tyro, and turns its ends into errors.
-    """
+    """What the trainer gives for these flags: it names itself as an entry point of the group."""
+    found = [point for point in entry_points(group="flaxarch.commands") if point.name == "train"]
+    if not found:
+        raise CommandError("the trainer is not installed: pip install -e '.[train]' in flaxarch's repository")
     try:
-        from train import __main__ as trainer
-        from train.config import ConfigError
+        trainer = found[0].load()
     except ModuleNotFoundError as error:
         raise CommandError(
             f"the trainer needs {error.name}, which is not installed: pip install 'flaxarch[train]'"
         ) from error
-    own = {"--json", "--debug"}
-    flags = [word for word in words if word not in own]
-    try:
-        config = parse(partial(trainer.parsed, flags, "flaxarch train"))
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
-    if config is None:
-        return None
-    if "--json" not in words:
-        return partial(trainer.run, config)
-
-    def tell(accuracy: float) -> None:
-        best = config.run_dir / "best.safetensors"
-        document = {
-            "model": config.model,
-            "accuracy": accuracy,
-            "workdir": str(config.run_dir),
-            "best": str(best) if best.exists() else None,
-        }
-        print_json(document)
-        sys.stdout.flush()  # a child process of a run on many hosts ends at once
-
-    from rich.console import Console
-
-    return partial(trainer.run, config, Console(stderr=True), tell)
+    return trainer(words, parse)
