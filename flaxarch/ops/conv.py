@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxarch.ops import dense
+from flaxarch.ops import dense, depthwise
 from flaxarch.ops.lowering import native_forms
 from flaxarch.ops.pool import subsample
 
@@ -55,15 +55,14 @@ def conv_general_dilated(
     if native_forms() or not is_nhwc:
         return conv(lhs, rhs, feature_group_count)
     undilated = all(d == 1 for d in lhs_dilation or ())
-    dilation = tuple(rhs_dilation or (1, 1))
+    (step_y, step_x), (dilation_y, dilation_x) = window_strides, rhs_dilation or (1, 1)
+    strides, dilation = (step_y, step_x), (dilation_y, dilation_x)
     one = conv  # of one group
     if undilated and lhs.dtype == rhs.dtype:
         pads = _pads(lhs.shape, rhs.shape, window_strides, padding, dilation)
-        one = partial(
-            _dense, strides=tuple(window_strides), pads=pads, dilation=dilation, precision=precision
-        )
+        one = partial(_dense, strides=strides, pads=pads, dilation=dilation, precision=precision)
     if 1 < feature_group_count == lhs.shape[-1] and undilated:
-        return _depthwise(lhs, rhs, tuple(window_strides), padding, dilation)
+        return _depthwise(lhs, rhs, strides, padding, dilation)
     if feature_group_count > 1:
         return _grouped(one, lhs, rhs, feature_group_count)
     pointwise = rhs.shape[:2] == (1, 1)
@@ -71,8 +70,8 @@ def conv_general_dilated(
     if not isinstance(padding, str):
         unpadded = all(tuple(pads) == (0, 0) for pads in padding)
     if pointwise and unpadded and undilated:
-        lhs = subsample(lhs, (window_strides[0], window_strides[1]))
-        return lax.dot_general(lhs, rhs[0, 0], (((3,), (0,)), ((), ())), precision=precision)
+        lhs = subsample(lhs, strides)
+        return dense.pointwise(lhs, rhs[0, 0], precision)
     if rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated and dilation == (1, 1):
         # a dense layer of the whole map: VGG's 7x7 on 7x7 has its gradient 4x sooner so
         (n, *_), features = lhs.shape, rhs.shape[-1]
@@ -120,9 +119,9 @@ def _grouped(conv: Any, lhs: jax.Array, rhs: jax.Array, groups: int) -> jax.Arra
 def _depthwise(
     lhs: jax.Array,
     rhs: jax.Array,
-    strides: tuple[int, ...],
+    strides: tuple[int, int],
     padding: str | Sequence[tuple[int, int]],
-    dilation: tuple[int, ...],
+    dilation: tuple[int, int],
 ) -> jax.Array:
     """The convolution of each channel by itself: rhs (h, w, 1, multiplier * C), channel by channel."""
     (top, bottom), (left, right) = _pads(lhs.shape, rhs.shape, strides, padding, dilation)
@@ -130,71 +129,6 @@ def _depthwise(
     x, kernel = lhs.astype(dtype), rhs[:, :, 0].astype(dtype)
     x = lax.pad(x, jnp.zeros((), dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
     x = jnp.repeat(x, rhs.shape[-1] // lhs.shape[-1], axis=-1)
-    y: Any = _shifted_products(x, kernel, strides, dilation)
+    sizes: Any = x.shape[1:3], rhs.shape[:2]
+    y = depthwise.conv(x, kernel, depthwise.Geometry(*sizes, strides=strides, dilation=dilation))
     return y.astype(lhs.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted_products(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], dilation: tuple[int, ...]
-) -> jax.Array:
-    """Padded x (N, H, W, C), kernel (h, w, C) -> (N, H', W', C): what each entry sees, times the entry."""
-    size = [
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(x.shape[1:3], kernel.shape[:2], dilation, strides, strict=True)
-    ]
-    views = _views(x, kernel.shape, size, strides, dilation)
-    products = [
-        view * kernel[None, None, None, i, j] for i, row in enumerate(views) for j, view in enumerate(row)
-    ]
-    return sum(products[1:], products[0])
-
-
-def _shifted_products_fwd(x, kernel, strides, dilation):
-    return _shifted_products(x, kernel, strides, dilation), (x, kernel)
-
-
-def _shifted_products_bwd(strides, dilation, saved, y_bar):
-    """Both sums anew: for a 5x5 or 7x7, the automatic gradient takes 3 to 8 times as long, twice to compile.
-
-    It has a reduction for each of the kernel's entries, which XLA runs one by one; here there is one for each
-    row of the kernel, with all the row's entries. For a 3x3 the two are about as fast.
-    """
-    x, kernel = saved
-    zero = jnp.zeros((), x.dtype)
-    pads = []
-    for n, m, k, d, s in zip(
-        x.shape[1:3], y_bar.shape[1:3], kernel.shape[:2], dilation, strides, strict=True
-    ):
-        reach = (k - 1) * d
-        pads.append((reach, n - (m - 1) * s - 1, s - 1))
-    spread = lax.pad(y_bar, zero, ((0, 0, 0), *pads, (0, 0, 0)))
-    x_bar = _shifted_products(spread, kernel[::-1, ::-1], (1, 1), dilation)
-
-    def add(a, b):
-        return [i + j for i, j in zip(a, b, strict=True)]
-
-    rows = [
-        lax.reduce([view * y_bar for view in row], [zero] * len(row), add, (0, 1, 2))
-        for row in _views(x, kernel.shape, y_bar.shape[1:3], strides, dilation)
-    ]
-    return x_bar, jnp.stack([jnp.stack(row) for row in rows])
-
-
-_shifted_products.defvjp(_shifted_products_fwd, _shifted_products_bwd)
-
-
-def _views(x, window, size, strides, dilation) -> list[list[jax.Array]]:
-    """For each row and column of the window, what it holds there, wherever it stands: (N, *size, C)."""
-    (rows, columns), (height, width), (step_y, step_x) = window[:2], size, strides
-    ys, xs = range(0, rows * dilation[0], dilation[0]), range(0, columns * dilation[1], dilation[1])
-    ends = (height - 1) * step_y + 1, (width - 1) * step_x + 1
-    return [
-        [
-            lax.slice(
-                x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[-1]), (1, step_y, step_x, 1)
-            )
-            for j in xs
-        ]
-        for i in ys
-    ]
