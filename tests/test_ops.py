@@ -49,6 +49,8 @@ def assert_close(found: Any, expected: Any) -> None:
         ((1, 1, 12, 8), 1, (1, 1), [(1, 1), (0, 1)], (1, 1)),  # padded: no matrix product
         ((1, 1, 12, 8), 1, (1, 1), "VALID", (2, 2)),
         ((3, 3, 12, 8), 1, (2, 2), [(1, 1), (1, 1)], (1, 1)),
+        ((3, 3, 12, 20), 1, (2, 1), [(0, 1), (2, 1)], (1, 2)),  # of many features: Eigen's, by spread rows
+        ((5, 5, 12, 20), 1, (1, 2), [(2, 2), (1, 2)], (1, 1)),
         ((3, 3, 3, 8), 4, (1, 1), [(1, 1), (1, 1)], (1, 1)),
         ((3, 3, 1, 24), 12, (2, 2), [(1, 1), (0, 1)], (1, 1)),  # depthwise, two outputs a channel
         ((3, 3, 6, 4), 2, (1, 1), [(2, 2), (2, 2)], (2, 2)),
@@ -130,6 +132,18 @@ def test_second_derivatives_of_depthwise_convolution_equal_lax():
         with use_native_forms(native):
             gradients.append(jax.jit(jax.grad(slope))(kernel))
     assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 1, 12), (1, 1, 12, 20), (3, 3, 12, 20)])
+def test_forward_and_reverse_derivatives_agree(kernel):
+    def loss(x: jax.Array, w: jax.Array) -> jax.Array:
+        groups = 12 // kernel[2]
+        y = conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=NHWC, feature_group_count=groups)
+        return (y**2).sum()
+
+    x, w, along = normal(0, (2, 7, 6, 12)), normal(1, kernel), normal(2, kernel)
+    slope = jax.jit(lambda w: jax.jvp(partial(loss, x), (w,), (along,))[1])(w)
+    assert_close(slope, jnp.vdot(jax.jit(jax.grad(loss, argnums=1))(x, w), along))
 
 
 def test_depthwise_convolution_sums_bfloat16_in_float32():
