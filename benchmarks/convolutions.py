@@ -4,8 +4,8 @@
 
 "patches": a matrix product with the windows laid out side by side (im2col); "shifts": a sum of products, one
 for each entry of the kernel; "windows": products into windows, which are added up where they lie (col2im).
-"ours" is the convolution in (N, H, W, C), gradients too (`flaxarch.ops.dense`). Least of six, taken in turns,
-in milliseconds. `--keep` writes `benchmarks/results/convolutions.json`, in `docs/speed.md`.
+"lax" is what JAX has for all three; "ours" the convolution in (N, H, W, C), gradients too, kept from YNNPACK
+(`flaxarch.ops.dense`). Least of six, taken in turns, in milliseconds. `--keep` writes `benchmarks/results/convolutions.json`, in `docs/speed.md`.
 """
 
 import argparse
@@ -107,15 +107,42 @@ def _w_by_shifts(x: jax.Array, y_bar: jax.Array, geometry: Geometry) -> jax.Arra
     return jnp.stack(entries).reshape(*geometry.kernel_size, x.shape[-1], y_bar.shape[-1])
 
 
+def _y_by_lax(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, w, geometry.strides, geometry.pads, dimension_numbers=numbers)
+
+
+def _x_by_lax(y_bar: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    shape = y_bar.shape[0], *geometry.input_size, w.shape[2]
+    (x_bar,) = jax.linear_transpose(
+        lambda x: _y_by_lax(x, w, geometry), jax.ShapeDtypeStruct(shape, y_bar.dtype)
+    )(y_bar)
+    return x_bar
+
+
+def _w_by_lax(x: jax.Array, y_bar: jax.Array, geometry: Geometry) -> jax.Array:
+    shape = *geometry.kernel_size, x.shape[-1], y_bar.shape[-1]
+    (w_bar,) = jax.linear_transpose(
+        lambda w: _y_by_lax(x, w, geometry), jax.ShapeDtypeStruct(shape, x.dtype)
+    )(y_bar)
+    return w_bar
+
+
 FORMS: dict[str, dict[str, Any]] = {
-    "y": {"ours": dense._forward, "patches": _y_by_patches, "shifts": _y_by_shifts},
+    "y": {"ours": dense._forward, "lax": _y_by_lax, "patches": _y_by_patches, "shifts": _y_by_shifts},
     "gradient of x": {
         "ours": dense._x_gradient,
+        "lax": _x_by_lax,
         "patches": partial(_x_by, _y_by_patches),
         "shifts": partial(_x_by, _y_by_shifts),
         "windows": _x_by_windows,
     },
-    "gradient of w": {"ours": dense._w_gradient, "patches": _w_by_patches, "shifts": _w_by_shifts},
+    "gradient of w": {
+        "ours": dense._w_gradient,
+        "lax": _w_by_lax,
+        "patches": _w_by_patches,
+        "shifts": _w_by_shifts,
+    },
 }
 
 
@@ -161,7 +188,7 @@ def measure(batch: int, size: int, channels: int, features: int, stride: int) ->
 def table() -> str:
     """What is kept."""
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    names = ("ours", "patches", "shifts", "windows")
+    names = ("ours", "lax", "patches", "shifts", "windows")
     lines = [
         f"{kept['hardware']}, jax {kept['jax']}, 3x3, ms: `python -m benchmarks.convolutions`.",
         "",
