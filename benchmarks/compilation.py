@@ -2,15 +2,18 @@
 
     python -m benchmarks.compilation [--depths 20 56 110 1001] [--unrolled-until 110] [--keep]
 
-Networks of bottleneck units, He et al. 2016b, of these depths (9 n + 2); a training step with momentum.
-Program: the text that JAX lowers, in MB. Step: the least of five, taken in turns where both forms are
-measured. `--keep` writes `benchmarks/results/compilation.json`, which is a table of `docs/speed.md`.
+Networks of bottleneck units, He et al. 2016b, of these depths (9 n + 2); a training step with momentum. The
+loop runs over stacked variables. Program: the text that JAX lowers, in MB; instructions: of what XLA compiles
+it to. Step: the least of five, taken in turns where both forms are measured. Beware of 1001 layers written
+out: compiling them for CPU took more than 18 GB of memory. `--keep` writes
+`benchmarks/results/compilation.json`, which is a table of `docs/speed.md`.
 """
 
 import argparse
 import json
 import os
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ import jax.numpy as jnp
 
 import flaxarch
 from benchmarks.speed.contenders.on_jax import OPTIMIZER, filled
+from flaxarch.loops import stack_blocks
+from flaxarch.models.preact_resnet import bottleneck_sizes
 from train.step import init_state, make_train_step
 
 KEPT = Path(__file__).parent / "results" / "compilation.json"
@@ -49,7 +54,7 @@ def measure(depth: int, batch_size: int, *, both: bool) -> list[dict[str, Any]]:
     """A row for the loop, and one for the blocks written out."""
     row = flaxarch.published("preact_resnet164")
     model = flaxarch.create("preact_resnet164")
-    model = model.clone(stage_sizes=((depth - 2) // 9,) * 3)  # pyright: ignore[reportCallIssue]
+    model = model.clone(stage_sizes=bottleneck_sizes(depth))  # pyright: ignore[reportCallIssue]
     state = jax.eval_shape(lambda: init_state(model, OPTIMIZER, 0, row.input_shape))
     batch = {
         "image": jnp.zeros((batch_size, *row.input_shape), jnp.uint8),
@@ -60,17 +65,20 @@ def measure(depth: int, batch_size: int, *, both: bool) -> list[dict[str, Any]]:
     for scan in (True, False) if both else (True,):
         loop_or_not = model.clone(scan=scan)  # pyright: ignore[reportCallIssue]
         step = make_train_step(loop_or_not, OPTIMIZER, seed=0, mean=row.mean, std=row.std)
+        of_form = partial(stack_blocks, model) if scan else lambda state: state
+        shapes = jax.eval_shape(of_form, state)
         start = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        lowered = jax.jit(step, donate_argnums=0).lower(shapes, batch)
         traced = time.perf_counter()
         steps.append(lowered.compile())
         compiled = time.perf_counter()
-        states.append(filled(state))
+        states.append(of_form(filled(state)))
         found.append(
             {
                 "depth": depth,
                 "form": "loop" if scan else "written out",
                 "program_mb": round(len(lowered.as_text()) / 1e6, 2),
+                "instructions": steps[-1].as_text().count(" = "),
                 "trace_seconds": round(traced - start, 1),
                 "compile_seconds": round(compiled - traced, 1),
                 "step_seconds": float("inf"),
@@ -92,8 +100,8 @@ def table() -> str:
         f"{kept['hardware']}, jax {kept['jax']}, batches of {kept['batch']}:",
         "`python -m benchmarks.compilation`.",
         "",
-        "| depth | blocks of one shape | program, MB | tracing, s | compilation, s | step, s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| depth | blocks of one shape | program, MB | instructions | tracing, s | compiling, s | step, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in kept["rows"]:
         lines.append(f"| {' | '.join(str(x) for x in row.values())} |")

@@ -5,7 +5,8 @@
 "patches": a matrix product with the windows laid out side by side (im2col); "shifts": a sum of products, one
 for each entry of the kernel; "windows": products into windows, which are added up where they lie (col2im).
 "lax" is what JAX has for all three; "ours" the convolution in (N, H, W, C), gradients too, kept from YNNPACK
-(`flaxarch.ops.dense`). Least of six, taken in turns, in milliseconds. `--keep` writes `benchmarks/results/convolutions.json`, in `docs/speed.md`.
+(`flaxarch.ops.dense`). Least of six, taken in turns, in milliseconds. `--keep` writes
+`benchmarks/results/convolutions.json`, in `docs/speed.md`.
 """
 
 import argparse

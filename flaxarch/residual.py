@@ -1,9 +1,9 @@
-"""The sum that makes a network residual, its gates, and its blocks in a loop.
+"""The sum that makes a network residual, and its gates.
 
 x + g * F(x): gates of one are the plain network, Bernoulli draws stochastic depth, a zero deletes a block.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,9 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-
-from flaxarch.ode.multistep import Momentum
-from flaxarch.ode.reversible import reversible_scan
 
 # (shortcut x, branch y = F(x), gate or None) -> what the block goes on with
 Sum = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
@@ -133,76 +130,3 @@ def block_gates(
 def _is_one(prob: float | jax.Array) -> bool:
     """Whether the chance is 1 for certain, which no traced one is."""
     return not isinstance(prob, jax.Array) and prob == 1
-
-
-def scan_blocks(
-    network: nn.Module,
-    block: nn.Module,
-    names: Sequence[str],
-    x: jax.Array,
-    gates: Sequence[jax.Array | None],
-    *,
-    momentum: float | None = None,
-) -> jax.Array:
-    """Blocks of one shape, one after the other in a loop: compiled once, however many they are.
-
-    Equal to calling them in turn, but for what they draw. The network's variables keep their tree, one
-    subtree per block, and are stacked for the loop.
-
-    Args:
-      network: owns the variables, and is being applied.
-      block: any one of the blocks, made with `parent=None`.
-      names: of the blocks in the network.
-      x: what the first of them reads.
-      gates: theirs; all are None or none is.
-      momentum: of the reversible form (Sander et al. 2021), in which x moves by a velocity that goes towards
-        block(x) - x; gradients keep the last state alone. Its blocks draw nothing. None: the blocks as they
-        are.
-    """
-
-    def stacked(collection: str) -> Any:
-        trees = [network.get_variable(collection, name) for name in names]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-    mutable = network.is_mutable_collection("batch_stats")
-    draws = network.has_rng("dropout") and momentum is None
-    keys = jax.random.split(network.make_rng("dropout"), len(names)) if draws else None
-    gate = None if gates[0] is None else jnp.stack([g for g in gates if g is not None])
-
-    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        params, batch_stats, gate, key = inputs
-        variables = {"params": params, "batch_stats": batch_stats}
-        rngs = None if key is None else {"dropout": key}
-        y, updated = block.apply(variables, x, gate, rngs=rngs, mutable=["batch_stats"])
-        return y, updated
-
-    inputs = stacked("params"), stacked("batch_stats"), gate, keys
-    if momentum is None:
-        x, updated = lax.scan(body, x, inputs)
-    else:
-        x, updated = _with_momentum(body, Momentum(momentum), x, inputs)
-    if mutable:
-        for i, name in enumerate(names):
-            tree = jax.tree.map(lambda leaves, i=i: leaves[i], updated["batch_stats"])
-            network.put_variable("batch_stats", name, tree)
-    return x
-
-
-def _with_momentum(body: Callable[..., Any], method: Momentum, x: jax.Array, inputs: Any) -> tuple[Any, Any]:
-    """The loop in its reversible form."""
-    if not 0 < method.momentum < 1:
-        raise ValueError(f"a momentum of {method.momentum} is not reversible: it is between 0 and 1")
-
-    def slope(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        y, updated = body(x, inputs)
-        return y - x, updated
-
-    def step(state: Any, inputs: Any) -> tuple[Any, Any]:
-        y, updated = slope(state[0], inputs)
-        return method.step(state, y, 1.0), updated
-
-    def undo(state: Any, inputs: Any) -> Any:
-        return method.undo(state, lambda x: slope(x, inputs)[0], 1.0)
-
-    state, updated = reversible_scan(step, undo, (x, method.start(x)), inputs)
-    return state[0], updated

@@ -29,7 +29,7 @@ FLOORS = [
     ["flaxarch.registry", "flaxarch.functional"],
     ["flaxarch.models"],
     ["flaxarch.variant"],
-    ["flaxarch.layers", "flaxarch.residual"],
+    ["flaxarch.layers", "flaxarch.loops", "flaxarch.residual"],
     ["flaxarch.ode"],
     ["flaxarch.ops"],
 ]

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from flaxarch.loops import unstack_blocks
 from train.alone import (
     CheckpointError,
     newest_alone,
@@ -211,7 +212,8 @@ def load_variables(folder: Path, step: int | None = None, item: str = "variables
     """`step`, `params` and `batch_stats` of a checkpoint in a `last/` or `best/`, as NumPy arrays.
 
     A run with a moving average has `ema` too, with `params` and `batch_stats` in it. `step` None is the
-    newest. In `last/` there is another `item`, "training": `opt_state` and `sums`.
+    newest. In `last/` there is another `item`, "training": `opt_state` and `sums`. What a run with `scan` has
+    stacked comes in the ordinary form.
 
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
@@ -223,7 +225,7 @@ def load_variables(folder: Path, step: int | None = None, item: str = "variables
     path: Any = folder.resolve() / name / item  # Orbax wants its own kind of path, takes any
     handler = ocp.PyTreeCheckpointHandler()
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
-    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return unstack_blocks(handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)))
 
 
 def load_best(run_dir: Path) -> Best | None:

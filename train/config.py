@@ -44,6 +44,8 @@ class Config:
     """Epochs in which the chances to drop units and blocks rise in a line from 0 to their values."""
     dtype: DType = "float32"
     """Type of activations; parameters, batch statistics, logits and loss are float32 at either."""
+    scan: bool = False
+    """Run each stage's blocks of one shape as a loop, which compiles as soon as one of them; for ResNets."""
 
     weights: Path | None = None
     """Checkpoint to start from, any that flaxarch.load reads; images are normalised as its network's were.

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flaxarch.depth.trunk import unrolled
+from flaxarch.loops import unstack_blocks
 from train.losses import cross_entropy_sum
 from train.mix import Mix, mix_batch
 from train.step import Batch, TrainState, step_keys
@@ -23,8 +25,10 @@ def first_nonfinite(
     """What is not finite in the step that follows `state`, in words: "the output of layer2_0/conv1".
 
     Looked for in the parameters and statistics, then in the outputs of modules, as training has them, then in
-    the gradients of the parameters.
+    the gradients of the parameters. Of blocks in a loop each is looked at by itself.
     """
+    model = unrolled(model)
+    state = unstack_blocks(state)
     for what, tree in (("the parameter", state.params), ("the batch statistics", state.batch_stats)):
         if (path := _first(tree)) is not None:
             return f"{what} {path}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from flaxarch import ops
 from train.workdir import write_atomically, writing
@@ -196,7 +197,8 @@ def count_flops(fn: Any, *arguments: Any) -> float:
     """Floating-point operations of fn(*arguments), arrays or their shapes, by XLA's cost analysis.
 
     Traced for CPU whatever the devices are: elsewhere JAX has no analysis ahead of compilation, and one
-    after it leaves out what the vendor's library computes. 0 where JAX has no CPU.
+    after it leaves out what the vendor's library computes. Loops of fixed length count as often as they run,
+    where the analysis takes them for one pass. 0 where JAX has no CPU.
     """
     try:
         (cpu, *_) = jax.local_devices(backend="cpu")
@@ -204,8 +206,30 @@ def count_flops(fn: Any, *arguments: Any) -> float:
         return 0.0
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     with ops.use_native_forms(True), jax.default_device(cpu):
-        found: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+        return _flops(jax.make_jaxpr(fn)(*shapes))
+
+
+def _flops(program: ClosedJaxpr) -> float:
+    """With each loop as often as it runs."""
+    each = [(length, body, _flops_of_one_pass(body)) for length, body in _loops(program.jaxpr)]
+    return _flops_of_one_pass(program) + sum(n * _flops(body) - once for n, body, once in each)
+
+
+def _flops_of_one_pass(program: ClosedJaxpr) -> float:
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
+    found: Any = jax.jit(jaxpr_as_fun(program)).lower(*shapes).cost_analysis()
     return float((found or {}).get("flops", 0.0))
+
+
+def _loops(jaxpr: Any) -> Iterator[tuple[int, ClosedJaxpr]]:
+    """How often each loop of fixed length runs, and its body; those within loops are left to these."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            yield eqn.params["length"], eqn.params["jaxpr"]
+            continue
+        for inner in (eqn.params.get("jaxpr"), eqn.params.get("call_jaxpr")):
+            if inner is not None:
+                yield from _loops(getattr(inner, "jaxpr", inner))
 
 
 def step_flops(train_step: Any, state: Any, batch: Any, teacher: Any = None) -> float:

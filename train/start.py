@@ -12,6 +12,7 @@ import numpy as np
 import flaxarch
 from flaxarch.convert import CheckpointError, Recognised, recognise
 from flaxarch.layers import Network
+from flaxarch.loops import in_form_of
 from flaxarch.models.airbench import whitening_kernel
 from train.config import Config, ConfigError
 from train.data import Dataset, Source
@@ -54,6 +55,10 @@ def make_start(config: Config, data: Dataset) -> Start:
         model = model.clone(dropout_rate=config.dropout_rate)
     if config.freeze_batch_norm:
         model = flaxarch.freeze_batch_norm(model)
+    if config.scan:
+        _check_scan(config, model)
+        model = model.clone(scan=True)  # pyright: ignore[reportCallIssue]
+        variables = in_form_of(model, variables)
     whitening = None
     if config.whiten:
         _check_whitening(config, model)
@@ -110,6 +115,18 @@ def _spread(data: Source) -> np.ndarray:
     """
     images, _ = data.load(np.linspace(0, len(data) - 1, min(5000, len(data))).astype(int))
     return images
+
+
+def _check_scan(config: Config, model: Network) -> None:
+    if not hasattr(model, "loops"):
+        raise ConfigError(f"scan is for networks with stages of blocks, as ResNets; {config.model} is none")
+    if config.optimizer in ("lamb", "muon"):
+        raise ConfigError(
+            f"scan stacks parameters of blocks, which {config.optimizer} treats each by itself; "
+            "leave scan out, or take another optimizer"
+        )
+    if config.layer_decay != 1:
+        raise ConfigError("scan stacks blocks, between which layer_decay differs; leave one of the two out")
 
 
 def _check_whitening(config: Config, model: Network) -> None:

@@ -16,7 +16,6 @@ from flax import linen as nn
 from jax import lax
 
 import flaxarch
-from flaxarch import ops
 from flaxarch.residual import skip_dropped
 from train.losses import Distillation, Loss, correct_sum, cross_entropy_sum, distillation_sum
 from train.mix import Mix, mix_batch
@@ -212,12 +211,10 @@ def make_train_step(
 
             parts = jax.tree.map(partial(_split, num_parts=accumulate), batch)
             zeros = jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-            # XLA's CPU backend runs convolutions of a loop's body many times slower.
-            unroll = 1 if ops.native_forms() else accumulate
             keys = jax.random.split(dropout_key, accumulate)
-            (sums, batch_stats), _ = lax.scan(
-                add_part, (zeros, state.batch_stats), (parts, keys), unroll=unroll
-            )
+            # A loop: of resnet20, 128 images in 4 parts on 2 CPU cores, parts written out took 1.2 times as
+            # long a step, 1.4 times as long to compile and 4 times the memory.
+            (sums, batch_stats), _ = lax.scan(add_part, (zeros, state.batch_stats), (parts, keys))
             return *total(sums), batch_stats
 
         mean_loss, correct, grads, batch_stats = gradient(state.params)

@@ -54,7 +54,14 @@ class Contender:
     `error` is "" until it fails, and then says why; a contender that failed answers nothing more.
     """
 
-    def __init__(self, name: str, case: Case, interpreters: Interpreters, timeout: float):
+    def __init__(
+        self,
+        name: str,
+        case: Case,
+        interpreters: Interpreters,
+        timeout: float,
+        environment: Mapping[str, str] | None = None,  # beside ours
+    ):
         self.name, self.case = name, case
         self.error = ""
         self.about: dict[str, Any] = {}
@@ -69,7 +76,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=ROOT,
-            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(environment or {}),
         )
 
     def wait_ready(self) -> None:

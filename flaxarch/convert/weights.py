@@ -21,6 +21,7 @@ from flaxarch.convert.sources import SOURCES
 from flaxarch.convert.strict import fill
 from flaxarch.functional import functional
 from flaxarch.layers import Network
+from flaxarch.loops import unstack_blocks
 
 _log = logging.getLogger("flaxarch")
 
@@ -109,8 +110,10 @@ def save(
 
     Its metadata holds the row's name, the fields that differ from it, the row's preprocessing, in which
     `preprocessing` stands for other values of its fields, and, where they are given, the names of the classes
-    and the provenance: where the weights come from, in free words. The file appears whole or not at all.
+    and the provenance: where the weights come from, in free words. The file appears whole or not at all. Of a
+    network with its blocks in a loop, `scan`, it holds the ordinary form.
     """
+    model, variables = _written_out(model, variables)
     name, fields = registry.describe(model)
     row = registry.published(name)
     if classes is not None and len(classes) != model.num_classes:
@@ -150,7 +153,15 @@ def to_torch(model: Network, variables: dict[str, Any], source: str | None = Non
     network, and for networks which none has, torchvision's manner. `torch.from_numpy` on each makes what
     `load_state_dict(strict=True)` takes, and `flaxarch.convert.write_torch` a file.
     """
+    model, variables = _written_out(model, variables)
     return _export(model, variables, torch_rules(model, source))
+
+
+def _written_out(model: Network, variables: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+    """The same without a loop over blocks, whose stacked variables no file has."""
+    if not (hasattr(model, "loops") and getattr(model, "scan", False)):
+        return model, variables
+    return model.clone(scan=False), unstack_blocks(variables)  # pyright: ignore[reportCallIssue]
 
 
 def torch_rules(model: Network, source: str | None = None) -> Rules:

@@ -24,6 +24,7 @@ from jax import lax
 
 from flaxarch.depth.orders import groups
 from flaxarch.depth.trunk import blocks, model_call, residual_blocks, unrolled, watch_calls
+from flaxarch.loops import unstack_blocks
 from flaxarch.ode.bases import Basis, piecewise_constant, theta_at
 from flaxarch.residual import replace_residual
 
@@ -87,14 +88,14 @@ class Flow:
         """The blocks' variables, taken from the network's, on a new first axis."""
         return {
             name: jax.tree.map(_stacked, *(_at(tree, path) for path in self.paths))
-            for name, tree in variables.items()
+            for name, tree in unstack_blocks(variables).items()
         }
 
     def unstack(self, variables: Any, stacked: Any) -> Any:
         """The network's variables with the blocks' from `stacked`: undoes `stack`."""
         if {len(x) for x in jax.tree.leaves(stacked)} != {self.num_blocks}:
             raise ValueError(f"the variables of {self.num_blocks} blocks are not leaves of that length")
-        trees = jax.tree.map(lambda x: x, variables)  # new dictionaries of the same arrays
+        trees = jax.tree.map(lambda x: x, unstack_blocks(variables))  # new dictionaries of the same arrays
         for name, tree in stacked.items():
             for i, path in enumerate(self.paths):
                 *above, last = path.split("/")

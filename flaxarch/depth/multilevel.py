@@ -16,6 +16,7 @@ import jax
 from flax import linen as nn
 
 from flaxarch.depth.flow import Flow, flows
+from flaxarch.loops import in_form_of, unstack_blocks
 from flaxarch.models.preact_resnet import PreActResNet
 from flaxarch.models.preact_unit import Unit, batch_norm, identity, projection, relu, strided_identity
 from flaxarch.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -74,6 +75,7 @@ def resample(
     """
     rows, sizes = _alike(model, input_shape), tuple(stage_sizes)
     _check_sizes(model, rows, sizes)
+    variables = unstack_blocks(variables)
     resized = {name: dict(tree) for name, tree in variables.items()}
     for stage, flow in rows.items():
         total, old, fit = _sizes(model)[stage - 1], flow.num_blocks, num_coefficients
@@ -90,7 +92,8 @@ def resample(
             added = [jax.tree.map(lambda x, j=j: x[j], theta[name]) for j in range(new)]
             subtrees = enumerate([*added, *behind], start=first)
             tree.update({f"layer{stage}_{j}": subtree for j, subtree in subtrees if subtree})
-    return model.clone(stage_sizes=sizes), resized  # pyright: ignore[reportCallIssue]
+    model = model.clone(stage_sizes=sizes)  # pyright: ignore[reportCallIssue]
+    return model, in_form_of(model, resized)
 
 
 def _check_sizes(model: Any, rows: dict[int, Flow], sizes: tuple[int, ...]) -> None:

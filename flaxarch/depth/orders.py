@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from flaxarch.depth.trunk import Block, blocks
+from flaxarch.loops import in_form_of, unstack_blocks
 
 
 def groups(found: Sequence[Block]) -> list[list[int]]:
@@ -69,6 +70,7 @@ def reorder(model: nn.Module, variables: Any, input_shape: Sequence[int], order:
     `order`, which may be traced, must be one that `check_orders` allows.
     """
     found = blocks(model, input_shape)
+    variables = unstack_blocks(variables)
     trees = jax.tree.map(lambda x: x, variables)  # new dictionaries of the same arrays
     for alike in groups(found):
         ranks = np.zeros(len(found), np.int32)
@@ -84,7 +86,7 @@ def reorder(model: nn.Module, variables: Any, input_shape: Sequence[int], order:
                 for j, path in enumerate(paths):
                     owner = _parent(trees[collection], path)
                     owner[path.split("/")[-1]] = jax.tree.map(lambda x, j=j: x[j], moved)
-    return trees
+    return in_form_of(model, trees)
 
 
 def _taken(places: jax.Array, *leaves: jax.Array) -> jax.Array:

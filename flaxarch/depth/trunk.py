@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxarch.layers import Network
+from flaxarch.loops import in_form_of
 from flaxarch.residual import is_skipping, replace_residual, skip_dropped
 
 
@@ -78,12 +79,19 @@ def unrolled(model: nn.Module) -> nn.Module:
 
 
 def model_call(model: nn.Module, *, train: bool) -> Callable[..., Any]:
-    """apply(variables, images, **more) -> logits; auxiliary heads are left out, new statistics forgotten."""
+    """apply(variables, images, **more) -> logits; auxiliary heads are left out, new statistics forgotten.
+
+    The variables may be stacked for a loop or not, whichever the model is for.
+    """
     more: dict[str, Any] = {"exits": False} if getattr(model, "aux_heads", ()) else {}
-    if not train:
-        return partial(model.apply, train=False, **more)
-    apply = partial(model.apply, train=True, mutable=["batch_stats"], **more)
-    return lambda *args, **kwargs: apply(*args, **kwargs)[0]
+
+    def call(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        variables = in_form_of(model, variables)
+        if not train:
+            return model.apply(variables, *args, train=False, **more, **kwargs)
+        return model.apply(variables, *args, train=True, mutable=["batch_stats"], **more, **kwargs)[0]
+
+    return call
 
 
 @contextmanager

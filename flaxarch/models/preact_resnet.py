@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxarch.layers import Conventions, ModuleDef, Network, check_images, normal_dense, tap, uniform_dense
+from flaxarch.loops import Loops, check_form, loops_of, scan_blocks
 from flaxarch.models.cifar_resnet import stage_sizes
 from flaxarch.models.preact_unit import (
     FULL_PREACT,
@@ -41,7 +42,7 @@ from flaxarch.models.preact_unit import (
 )
 from flaxarch.models.resnet import KERAS, Stem
 from flaxarch.ops import global_avg_pool, max_pool
-from flaxarch.residual import block_gates, scan_blocks
+from flaxarch.residual import block_gates
 from flaxarch.variant import CIFAR10_MEAN, CIFAR10_STD, KERAS_PICTURES, Variant
 
 
@@ -100,36 +101,42 @@ class PreActResNet(Network):
     stride_last: bool = False  # a stage's stride is its last unit's, not the next stage's first
     conventions: Conventions = AUTHORS
     survival_prob: float = 1.0  # stochastic depth: chance that the last unit is kept
-    scan: bool = False  # a stage's units of one shape in a loop, which compiles as soon as one of them
+    scan: bool = False  # a stage's units of one shape in a loop, over stacked variables: `flaxarch.loops`
     momentum: float | None = None  # of these, in the reversible form (Sander et al. 2021); None: as they are
 
     head: ClassVar[str] = "fc"
+
+    @nn.nowrap
+    def loops(self) -> Loops:
+        """The names of the units that run in a loop with `scan`, for each stage."""
+        return loops_of(self.stage_sizes, stride_last=self.stride_last)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, gates: jax.Array | None = None) -> jax.Array:
         num_stages, stride = len(self.stage_sizes), self.stem.stride
         check_images(images, stride * 2 ** (num_stages - 1), "this pre-activation ResNet")
+        check_form(self)
         conv = self.conventions.conv(self.dtype)
         norm = self.conventions.norm(train, self.dtype, self.axis_name)
         dropout = partial(nn.Dropout, deterministic=not train)
         unit = partial(Unit, branch=self.branch, activation=self.activation, shortcut=self.shortcut)
         unit = partial(unit, conv=conv, norm=norm, dropout=dropout)
         gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
+        is_looped = self.scan or (self.momentum is not None and not self.is_initializing())
 
         def activate(x: jax.Array) -> jax.Array:
             first = self.activation.before if self.stem.activates else ()
             return run_layers((*self.activation.after, *first), x, norm, "norm1")
 
         x = self.stem.layers(self, images.astype(self.dtype), conv, activate)
-        for i, (num_units, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            names = [f"layer{i}_{j}" for j in range(num_units)]
-            alike = names[1 : -1 if self.stride_last else None]  # of one shape
-            for j, name in enumerate(names):
-                is_looped = self.scan or self.momentum is not None
-                if is_looped and name in alike and not self.is_initializing():
+        stages = zip(self.stage_sizes, self.widths, self.loops(), strict=True)
+        for i, (num_units, features, alike) in enumerate(stages, start=1):
+            for j, name in enumerate(f"layer{i}_{j}" for j in range(num_units)):
+                if is_looped and name in alike:
                     if name == alike[0]:
                         alone, of_alike = unit(features, parent=None), [next(gate) for _ in alike]
-                        x = scan_blocks(self, alone, alike, x, of_alike, momentum=self.momentum)
+                        loop = partial(scan_blocks, self, alone, alike, stacked=self.scan)
+                        x = loop(x, of_alike, momentum=self.momentum)
                     continue
                 halves = (i < num_stages and j == num_units - 1) if self.stride_last else (i > 1 and j == 0)
                 strides, is_first = 2 if halves else 1, (i, j) == (1, 0)

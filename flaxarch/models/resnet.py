@@ -18,8 +18,9 @@ import jax
 from flax import linen as nn
 
 from flaxarch.layers import TORCH, Conventions, ModuleDef, Network, check_images, keras_dense, tap
+from flaxarch.loops import Loops, check_form, loops_of, scan_blocks
 from flaxarch.ops import avg_pool, global_avg_pool, max_pool
-from flaxarch.residual import block_gates, residual, scan_blocks
+from flaxarch.residual import block_gates, residual
 from flaxarch.variant import CAFFE_IMAGES, Variant
 
 # (x, features, strides, conv, norm) -> x as the residual sum needs it, where a block changes its shape
@@ -175,13 +176,20 @@ class ResNet(Network):
     zero_init_residual: bool = False  # each block starts as the identity (Goyal et al. 2017, Sec. 5.1)
     survival_prob: float = 1.0  # stochastic depth: chance that the last block is kept
     dropout_rate: float = 0.0  # ahead of the dense layer
+    scan: bool = False  # blocks behind a stage's first in a loop, over stacked variables: `flaxarch.loops`
     momentum: float | None = None  # of blocks behind a stage's first, in a reversible form; None: as they are
 
     head: ClassVar[str] = "fc"
 
+    @nn.nowrap
+    def loops(self) -> Loops:
+        """The names of the blocks that run in a loop with `scan`, for each stage."""
+        return loops_of(self.stage_sizes)
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, gates: jax.Array | None = None) -> jax.Array:
         check_images(images, self.stem.stride * 2 ** (len(self.stage_sizes) - 1), "this ResNet")
+        check_form(self)
         if self.shortcut is None and (
             gates is not None or self.survival_prob != 1 or self.momentum is not None
         ):
@@ -199,21 +207,23 @@ class ResNet(Network):
             shortcut=self.shortcut,
         )
         gate = iter(block_gates(self, gates, num_blocks=sum(self.stage_sizes), train=train))
+        is_looped = self.scan or (self.momentum is not None and not self.is_initializing())
 
         x = self.stem.layers(self, images.astype(self.dtype), conv, norm)
         stride, dilation = self.stem.stride, 1
-        for i, (num_blocks, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+        stages = zip(self.stage_sizes, self.widths, self.loops(), strict=True)
+        for i, (num_blocks, features, alike) in enumerate(stages, start=1):
             strides, first_dilation = (1 if i == 1 else 2), dilation
             if stride * strides > (self.output_stride or stride * strides):
                 strides, dilation = 1, dilation * strides
             stride *= strides
-            names = [f"layer{i}_{j}" for j in range(num_blocks)]
-            for j, name in enumerate(names):
-                if self.momentum is not None and j > 0 and not self.is_initializing():
-                    if j == 1:  # Sander et al. 2021
+            for j, name in enumerate(f"layer{i}_{j}" for j in range(num_blocks)):
+                if is_looped and name in alike:
+                    if name == alike[0]:
                         alone = block(features, dilation=(dilation, dilation), parent=None)
-                        of_alike = [next(gate) for _ in names[1:]]
-                        x = scan_blocks(self, alone, names[1:], x, of_alike, momentum=self.momentum)
+                        loop = partial(scan_blocks, self, alone, alike, stacked=self.scan)
+                        # with `momentum`: Sander et al. 2021
+                        x = loop(x, [next(gate) for _ in alike], momentum=self.momentum)
                     continue
                 x = block(
                     features,

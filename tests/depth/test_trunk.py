@@ -10,6 +10,7 @@ from flax import linen as nn
 
 import flaxarch
 from flaxarch import depth
+from flaxarch.loops import unstack_blocks
 from flaxarch.models.unet import PyramidUNet
 from tests.depth.nets import SHAPE, tiny_densenet, tiny_preact, tiny_resnet, tiny_vgg
 
@@ -45,7 +46,8 @@ def test_residual_network_has_one_block_for_each_of_its_gates(model: Any, shape:
     assert depth.deletable(model, shape) == found
     images = jnp.zeros((1, *shape))
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    assert all(_has(variables["params"], path) for block in found for path in block.paths)
+    params = jax.eval_shape(unstack_blocks, variables)["params"]
+    assert all(_has(params, path) for block in found for path in block.paths)
     apply = partial(model.apply, train=False)
     jax.eval_shape(apply, variables, images, gates=jnp.ones(num_blocks))
     with pytest.raises(ValueError, match=f"this network of {num_blocks} residual blocks"):

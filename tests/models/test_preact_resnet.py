@@ -14,6 +14,7 @@ from flax import linen as nn
 
 import flaxarch
 from flaxarch.layers import Network
+from flaxarch.loops import stack_blocks, unstack_blocks
 from flaxarch.models import preact_resnet as preact
 from flaxarch.models import preact_unit
 from flaxarch.models.cifar_resnet import CifarResNet
@@ -346,10 +347,11 @@ def test_units_in_a_loop_equal_units_in_turn(train: bool, gates):
     model = CifarPreActBottleneck(bottleneck_sizes(29), widths=(16, 32, 64))
     variables = random_variables(model)
 
-    def run(model):
+    def run(model, variables):
         apply = partial(flaxarch.functional(model).apply, train=train, gates=gates)
         return jax.jit(apply)(*variables, IMAGES)
 
-    found, expected = run(model.clone(scan=True)), run(model)
+    found = unstack_blocks(run(model.clone(scan=True), stack_blocks(model, variables)))
+    expected = run(model, variables)
     chex.assert_trees_all_equal_structs(found, expected)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -19,7 +19,7 @@ from train import __main__ as command
 from train import report
 from train.config import Config
 from train.loop import train
-from train.metrics import peak_flops, read_rows, step_flops, utilisation
+from train.metrics import count_flops, peak_flops, read_rows, step_flops, utilisation
 from train.recipes import recipe_config
 
 
@@ -29,6 +29,17 @@ def test_operations_of_a_step_are_those_of_its_products():
 
     found = step_flops(step, jnp.ones((32, 16)), {"image": jnp.ones((8, 32))})
     assert found == 2 * 8 * 32 * 16
+
+
+def test_operations_of_loops_count_as_often_as_they_run():
+    def twice_squared(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jax.lax.fori_loop(0, 2, lambda _, x: x @ x, x), None
+
+    @jax.checkpoint
+    def step(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(twice_squared, x @ x, None, length=3)[0]
+
+    assert count_flops(step, jnp.ones((16, 16))) == pytest.approx(7 * 2 * 16**3, rel=1e-2)
 
 
 def test_peak_is_that_of_the_longest_name_that_fits():

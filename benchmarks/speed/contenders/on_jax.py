@@ -29,7 +29,7 @@ def filled(shapes: Any) -> Any:
     def fill(path: Any, leaf: Any) -> jax.Array:
         name = str(getattr(path[-1], "key", getattr(path[-1], "name", "")))
         if name == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
+            fan_in = np.prod(leaf.shape[-4:-1])  # blocks in a loop have theirs on an axis more
             value = rng.standard_normal(leaf.shape, np.float32) * np.sqrt(2 / fan_in)
         else:
             value = np.full(leaf.shape, name in ("scale", "var"), np.float32)
