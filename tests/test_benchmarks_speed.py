@@ -84,7 +84,7 @@ def test_every_network_is_measured_in_both_precisions_and_ways():
             assert {(case.mode, case.dtype) for case in found} == {
                 (mode, dtype) for mode in ("inference", "training") for dtype in ("float32", "bfloat16")
             }
-            assert all(contenders(case)[:3] == ["flaxarch", "torch", "torch_compile"] for case in found)
+            assert all(contenders(case)[:3] == ["flaxarch", "kernels", "torch"] for case in found)
 
 
 @pytest.mark.slow

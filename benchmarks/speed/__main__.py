@@ -25,7 +25,13 @@ def main() -> None:
     )
     runs.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     runs.add_argument("--batches", nargs="+", type=int, help="in place of the device's")
-    runs.add_argument("--contenders", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME")
+    runs.add_argument(
+        "--contenders",
+        nargs="*",
+        choices=PEERS,
+        metavar="NAME",
+        help="beside ourselves; all that fit the device",
+    )
     runs.add_argument("--python", nargs="+", default=[], metavar="NAME=PYTHON[,FILE]", help="who runs where")
     runs.add_argument("--rounds", type=int, default=9)
     runs.add_argument(
@@ -46,7 +52,7 @@ def main() -> None:
         parser.error(str(error))
     outcomes = run(
         _todo(args),
-        args.contenders,
+        _everyone() if args.contenders is None else args.contenders,
         interpreters,
         rounds=args.rounds,
         round_seconds=args.round_seconds,
@@ -59,6 +65,13 @@ def main() -> None:
         print(_in_words(rows), flush=True)
         if rows[0]["ms"] != "":
             keep(rows)
+
+
+def _everyone() -> list[str]:
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    return [name for name in PEERS if on_cpu or name != "kernels"]
 
 
 def _todo(args: argparse.Namespace) -> list[Case]:

@@ -36,6 +36,7 @@ NETWORKS = {
 }
 # Contenders, by the names that they have in the report.
 PEERS = {
+    "kernels": "ours, native kernels",
     "torch": "torch",
     "torch_compile": "torch.compile",
     "keras": "Keras on JAX",
@@ -72,6 +73,6 @@ def cases(network: str, on_cpu: bool) -> list[Case]:
 def contenders(case: Case) -> list[str]:
     """Who has the network, ourselves first."""
     network = NETWORKS[case.network]
-    found = ["flaxarch", "torch", "torch_compile"]
+    found = ["flaxarch", "kernels", "torch", "torch_compile"]
     found += [name for name in ("keras", "flax_example", "flaxmodels") if getattr(network, name) is not None]
     return found

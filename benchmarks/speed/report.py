@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compilation, convolutions, precision
+from benchmarks import compilation, convolutions, huge_pages, precision
 from benchmarks.speed.cases import NETWORKS, PEERS
 from benchmarks.speed.run import RESULTS, Row, read
 from train.metrics import peak_flops
@@ -14,14 +14,14 @@ PAGE, PLOTS = DOCS / "speed.md", DOCS / "speed"
 HEADING = """# Speed
 
 Networks beside the same ones elsewhere: torch in channels-last layout, eager and by `torch.compile`; Keras
-3 on JAX; the ResNets of Flax's ImageNet example and of flaxmodels. A contender is a process of its own;
-they take turns, A B C A B C. Under a contender's name stands its time divided by ours, so that above 1 we
-are faster: the median over rounds of the quotient of two times of the same round, and its quartiles. `ms`
-is our median time of a step and its quartiles; training is the trainer's own step, with SGD and momentum.
-MFU is the share of the device's bfloat16 peak that the operations of a step, as XLA counts them before it
-compiles, make of its time. Compilation and the time from the start of the process to the first step's end
-are seconds; where contenders were prepared side by side, these are of a busy machine. Peak memory is the
-device's, on a CPU the process's.
+3 on JAX; the ResNets of Flax's ImageNet example and of flaxmodels; and ourselves with the native kernels of
+the extra `cpu`. A contender is a process of its own; they take turns, A B C A B C. Under a contender's name
+stands its time divided by ours, so that above 1 we are faster: the median over rounds of the quotient of two
+times of the same round, and its quartiles. `ms` is our median time of a step and its quartiles; training is
+the trainer's own step, with SGD and momentum. MFU is the share of the device's bfloat16 peak that the
+operations of a step, as XLA counts them before it compiles, make of its time. Compilation and the time from
+the start of the process to the first step's end are seconds; where contenders were prepared side by side,
+these are of a busy machine. Peak memory is the device's, on a CPU the process's.
 
     python -m benchmarks.speed run --python torch=PYTHON keras=PYTHON flax_example=PYTHON,models.py
     python -m benchmarks.speed report
@@ -29,12 +29,18 @@ device's, on a CPU the process's.
 """
 COMPILATION = """## Compilation against depth
 
-Units of one shape in a loop (`scan=True`) beside units written out: a training step of pre-activation
-bottlenecks.
+Units of one shape in a loop over stacked variables (`scan=True`) beside units written out: a training step
+of pre-activation bottlenecks.
 """
 CONVOLUTIONS = """## Forms of a convolution on CPU
 
 The dense 3x3 and its gradients: our form, which is one for all shapes, and others.
+"""
+HUGE_PAGES = """## Memory in huge pages
+
+On Linux with glibc, where `/sys/kernel/mm/transparent_hugepage/enabled` says `madvise`, as many
+distributions have it, each step of a large network waits for its memory page by page. In the environment of
+the process, `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` makes the pages 512 times as large.
 """
 PRECISION = """## How exact float32 and bfloat16 are
 
@@ -59,6 +65,7 @@ def page() -> str:
     for path in sorted(RESULTS.glob("*.csv")):
         parts += [_section(path), ""]
     parts += [COMPILATION, compilation.table(), CONVOLUTIONS, convolutions.table()]
+    parts += [HUGE_PAGES, huge_pages.table()]
     return "\n".join([*parts, PRECISION, precision.table()])
 
 

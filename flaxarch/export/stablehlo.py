@@ -23,7 +23,7 @@ from flaxarch.convert.recognise import OWN
 from flaxarch.convert.rules import slots
 from flaxarch.export.description import InputShape, description, evaluation, needed, whole_or_not_at_all
 from flaxarch.layers import Network
-from flaxarch.ops import use_native_forms
+from flaxarch.ops import use_cpu_kernels, use_native_forms
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _PROGRAM = "stablehlo"
@@ -81,7 +81,7 @@ def write_stablehlo(
     arrays = dict(zip(names, leaves, strict=True))
 
     def in_form(native: bool, arrays: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        with use_native_forms(native):
+        with use_native_forms(native), use_cpu_kernels(False):  # they are not where the file will run
             return evaluate(jax.tree.unflatten(structure, [arrays[name] for name in names]), images)
 
     def program(arrays: Mapping[str, Any], images: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxarch.ops import dense, depthwise
+from flaxarch.ops import dense, depthwise, native
 from flaxarch.ops.lowering import native_forms
 from flaxarch.ops.pool import subsample
 
@@ -60,6 +60,9 @@ def conv_general_dilated(
     one = conv  # of one group
     if undilated and lhs.dtype == rhs.dtype:
         pads = _pads(lhs.shape, rhs.shape, window_strides, padding, dilation)
+        wanted = native.cpu_kernels()
+        if wanted and native.takes_convolution(lhs, rhs, pads, dilation, feature_group_count, precision):
+            return native.convolve(lhs, rhs, strides, pads, dilation, feature_group_count)
         one = partial(_dense, strides=strides, pads=pads, dilation=dilation, precision=precision)
     if 1 < feature_group_count == lhs.shape[-1] and undilated:
         return _depthwise(lhs, rhs, strides, padding, dilation)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from flaxarch.ops import native
 from flaxarch.ops.lowering import native_forms
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
@@ -30,6 +31,8 @@ def max_pool(
     pads = _pads(x, window_shape, strides, padding, ceil_mode)
     if native_forms():
         return _reduce_max(x, window_shape, strides, pads)
+    if native.cpu_kernels() and native.takes_pool(x, window_shape, pads):
+        return native.max_pool(x, window_shape, strides, pads)
     return _max_pool_cpu(x, window_shape, strides, pads)
 
 
@@ -48,12 +51,15 @@ def avg_pool(
     TensorFlow. What `ceil_mode` adds to the last window is left out only then: torch never counts it.
     """
     pads = _pads(x, window_shape, strides, padding, ceil_mode)
-    windows, steps, pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
-    total = lax.reduce_window(x, 0.0, lax.add, windows, steps, pads)
+    windows, steps, all_pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    if native.cpu_kernels() and native.takes_pool(x, window_shape, pads):
+        total = native.sum_pool(x, window_shape, strides, pads)
+    else:
+        total = lax.reduce_window(x, 0.0, lax.add, windows, steps, all_pads)
     if count_padding:
         return total / (window_shape[0] * window_shape[1])
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-    return total / lax.reduce_window(ones, 0.0, lax.add, windows, steps, pads)
+    return total / lax.reduce_window(ones, 0.0, lax.add, windows, steps, all_pads)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:

@@ -1,0 +1,312 @@
+// Convolution and its two gradients by oneDNN.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bfloat16.h"
+#include "oneapi/dnnl/dnnl.hpp"
+#include "tasks.h"
+
+namespace flaxarch {
+
+using dnnl::memory;
+using Dims = memory::dims;
+
+enum Kind : int64_t { kForward, kImageGradient, kKernelGradient };
+
+struct Conv {
+  Kind kind;
+  memory::data_type type;
+  int64_t images, height, width, channels;  // of x
+  int64_t out_height, out_width, features;  // of y
+  int64_t window_height, window_width;      // of w
+  int64_t stride_y, stride_x, top, bottom, left, right, dilation_y, dilation_x, groups;
+
+  std::vector<int64_t> key() const {
+    return {kind,         static_cast<int64_t>(type),
+            images,       height,
+            width,        channels,
+            out_height,   out_width,
+            features,     window_height,
+            window_width, stride_y,
+            stride_x,     top,
+            bottom,       left,
+            right,        dilation_y,
+            dilation_x,   groups};
+  }
+  int64_t x_image() const { return height * width * channels; }
+  int64_t y_image() const { return out_height * out_width * features; }
+  int64_t w_size() const { return window_height * window_width * channels / groups * features; }
+};
+
+// A convolution that oneDNN has made ready for one shape, to be run by any number of threads.
+struct Plan {
+  dnnl::primitive conv, reorder;
+  memory::desc x, w, y;  // w: in the layout that the convolution wants
+  memory::desc hwio;     // and in ours
+  memory::desc scratchpad, reorder_scratchpad;
+  bool reorders = false;
+};
+
+dnnl::engine& engine() {
+  static auto* it = new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  return *it;
+}
+
+Plan make_plan(const Conv& c) {
+  using tag = memory::format_tag;
+  using type = memory::data_type;
+  const auto prop = dnnl::prop_kind::forward_training;
+  const auto algorithm = dnnl::algorithm::convolution_direct;
+  Plan plan;
+  plan.x = memory::desc({c.images, c.channels, c.height, c.width}, c.type, tag::nhwc);
+  plan.y = memory::desc({c.images, c.features, c.out_height, c.out_width}, c.type, tag::nhwc);
+  // sums of several images' gradients are added up in float32, whatever the arrays hold
+  const type w_type = c.kind == kKernelGradient ? type::f32 : c.type;
+  const int64_t inputs = c.channels / c.groups, outputs = c.features / c.groups;
+  const int64_t row = c.window_width * inputs * c.features, column = inputs * c.features;
+  Dims w_dims = {outputs, inputs, c.window_height, c.window_width}, w_strides = {1, c.features, row, column};
+  if (c.groups > 1) {
+    w_dims.insert(w_dims.begin(), c.groups);
+    w_strides.insert(w_strides.begin(), outputs);
+  }
+  plan.hwio = memory::desc(w_dims, w_type, w_strides);
+  const memory::desc w_any(w_dims, w_type, tag::any);
+  const Dims strides = {c.stride_y, c.stride_x}, dilation = {c.dilation_y - 1, c.dilation_x - 1};
+  const Dims before = {c.top, c.left}, after = {c.bottom, c.right};
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const dnnl::convolution_forward::primitive_desc forward(
+      engine(), prop, algorithm, plan.x, c.kind == kForward ? w_any : memory::desc(w_dims, c.type, tag::any),
+      plan.y, strides, dilation, before, after, attributes);
+  auto take = [&](const auto& found, const memory::desc& w) {
+    plan.w = w;
+    plan.scratchpad = found.scratchpad_desc();
+  };
+  if (c.kind == kForward) {
+    plan.conv = dnnl::convolution_forward(forward);
+    take(forward, forward.weights_desc());
+  } else if (c.kind == kImageGradient) {
+    const dnnl::convolution_backward_data::primitive_desc found(
+        engine(), algorithm, plan.x, w_any, plan.y, strides, dilation, before, after, forward, attributes);
+    plan.conv = dnnl::convolution_backward_data(found);
+    take(found, found.weights_desc());
+  } else {
+    const dnnl::convolution_backward_weights::primitive_desc found(
+        engine(), algorithm, plan.x, w_any, plan.y, strides, dilation, before, after, forward, attributes);
+    plan.conv = dnnl::convolution_backward_weights(found);
+    take(found, found.diff_weights_desc());
+  }
+  plan.reorders = plan.w != plan.hwio;
+  if (plan.reorders) {
+    const bool out = c.kind == kKernelGradient;
+    const dnnl::reorder::primitive_desc reorder(engine(), out ? plan.w : plan.hwio, engine(),
+                                                out ? plan.hwio : plan.w, attributes);
+    plan.reorder = dnnl::reorder(reorder);
+    plan.reorder_scratchpad = reorder.scratchpad_desc();
+  }
+  return plan;
+}
+
+// The plans of the shapes met last: making one takes milliseconds.
+std::shared_ptr<const Plan> plan_of(const Conv& c) {
+  constexpr size_t kMost = 1024;
+  static auto* mutex = new std::mutex;
+  static auto* plans = new std::map<std::vector<int64_t>, std::shared_ptr<const Plan>>;
+  const auto key = c.key();
+  std::lock_guard<std::mutex> lock(*mutex);
+  auto found = plans->find(key);
+  if (found != plans->end()) return found->second;
+  OneThread one;
+  auto plan = std::make_shared<const Plan>(make_plan(c));
+  if (plans->size() >= kMost) plans->clear();
+  plans->emplace(key, plan);
+  return plan;
+}
+
+void execute(const dnnl::primitive& primitive, const std::unordered_map<int, memory>& args) {
+  dnnl::stream stream(engine());
+  primitive.execute(stream, args);
+  stream.wait();
+}
+
+memory at(const memory::desc& desc, void* data) { return memory(desc, engine(), data); }
+
+// From our layout of the kernel to the plan's, or back for its gradient.
+void reorder(const Plan& plan, const memory& from, const memory& to) {
+  const Scratch scratch(plan.reorder_scratchpad.get_size());
+  execute(plan.reorder, {{DNNL_ARG_FROM, from},
+                         {DNNL_ARG_TO, to},
+                         {DNNL_ARG_SCRATCHPAD, at(plan.reorder_scratchpad, scratch.get())}});
+}
+
+// One task: x, w, y are where its images and the kernel begin, packed or to be; the result is among them.
+void run(const Conv& c, const Plan& plan, void* x, void* w, void* y, bool packed) {
+  const bool reorders = plan.reorders && !packed;
+  const Scratch scratch(plan.scratchpad.get_size()), own(reorders ? plan.w.get_size() : 0);
+  void* const kernel = reorders ? own.get() : w;
+  const bool of_kernel = c.kind == kKernelGradient, of_images = c.kind == kImageGradient;
+  if (reorders && !of_kernel) reorder(plan, at(plan.hwio, w), at(plan.w, kernel));
+  execute(plan.conv, {{of_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, at(plan.x, x)},
+                      {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, at(plan.w, kernel)},
+                      {c.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, at(plan.y, y)},
+                      {DNNL_ARG_SCRATCHPAD, at(plan.scratchpad, scratch.get())}});
+  if (reorders && of_kernel) reorder(plan, at(plan.w, kernel), at(plan.hwio, w));
+}
+
+// A part of a convolution: some images, or some rows of one.
+struct Part {
+  Conv conv;
+  int64_t x_offset, y_offset;  // in numbers
+};
+
+// Rows `first` to `last` of y, or for the images' gradient of x, as a convolution of their own with what they
+// join; none where that would have to crop.
+std::optional<Part> rows(const Conv& c, int64_t image, int64_t first, int64_t last) {
+  const int64_t reach = (c.window_height - 1) * c.dilation_y, s = c.stride_y;
+  int64_t x_first, x_last, y_first, y_last;
+  if (c.kind == kImageGradient) {
+    x_first = first;
+    x_last = last;
+    y_first = std::max<int64_t>(0, (first + c.top - reach + s - 1) / s);
+    y_last = std::min(c.out_height, (last - 1 + c.top) / s + 1);
+  } else {
+    y_first = first;
+    y_last = last;
+    x_first = std::max<int64_t>(0, first * s - c.top);
+    x_last = std::min(c.height, (last - 1) * s - c.top + reach + 1);
+  }
+  if (x_first >= x_last || y_first >= y_last) return std::nullopt;
+  Part part{c, (image * c.height + x_first) * c.width * c.channels,
+            (image * c.out_height + y_first) * c.out_width * c.features};
+  Conv& rows = part.conv;
+  rows.images = 1;
+  rows.height = x_last - x_first;
+  rows.out_height = y_last - y_first;
+  rows.top = x_first + c.top - y_first * s;
+  rows.bottom = std::max<int64_t>(0, (rows.out_height - 1) * s + reach + 1 - rows.height - rows.top);
+  const bool fits = (rows.height + rows.top + rows.bottom - reach - 1) / s + 1 == rows.out_height;
+  if (rows.top < 0 || !fits) return std::nullopt;
+  return part;
+}
+
+// About as many parts as threads: of images, or where these are fewer, of rows.
+std::vector<Part> parts_of(const Conv& c, int64_t threads) {
+  constexpr int64_t kFewestRows = 7;      // in a part: it reads its neighbours' first and last rows as well
+  constexpr int64_t kMostSums = 1 << 24;  // numbers in all parts' sums for the gradient of the kernel
+  if (c.kind == kKernelGradient) threads = std::min(threads, std::max<int64_t>(2, kMostSums / c.w_size()));
+  std::vector<Part> parts;
+  const int64_t height = c.kind == kImageGradient ? c.height : c.out_height;
+  const int64_t pieces = std::min(threads / c.images, height / kFewestRows);
+  if (pieces > 1) {
+    for (int64_t i = 0; i < c.images * pieces; ++i) {
+      const int64_t piece = i % pieces;
+      const auto part = rows(c, i / pieces, piece * height / pieces, (piece + 1) * height / pieces);
+      if (!part) break;
+      parts.push_back(*part);
+    }
+    if (static_cast<int64_t>(parts.size()) == c.images * pieces) return parts;
+    parts.clear();
+  }
+  const int64_t tasks = std::min(c.images, threads);
+  for (int64_t i = 0; i < tasks; ++i) {
+    const int64_t first = i * c.images / tasks;
+    Part part{c, first * c.x_image(), first * c.y_image()};
+    part.conv.images = (i + 1) * c.images / tasks - first;
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+// geometry: strides, (top, bottom), (left, right), dilation, groups
+ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer y,
+                     ffi::Span<const int64_t> geometry) try {
+  const auto xs = x.dimensions(), ws = w.dimensions(), ys = y.dimensions();
+  if (xs.size() != 4 || ws.size() != 4 || ys.size() != 4 || geometry.size() != 9) {
+    return failed("flaxarch's CPU kernel expects four dimensions and nine numbers of geometry");
+  }
+  const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
+  if (!bfloat16 && x.element_type() != ffi::DataType::F32) {
+    return failed("flaxarch's CPU kernel expects float32 or bfloat16");
+  }
+  const auto* g = geometry.begin();
+  for (int i : {0, 1, 6, 7, 8}) {
+    if (g[i] < 1) return failed("flaxarch's CPU kernel expects positive strides, dilation and groups");
+  }
+  if (xs[3] != ws[2] * g[8] || ys[3] != ws[3] || xs[0] != ys[0] || x.element_type() != w.element_type()) {
+    return failed("flaxarch's CPU kernel expects arrays that fit each other");
+  }
+  const Conv c{kind,  bfloat16 ? memory::data_type::bf16 : memory::data_type::f32,
+               xs[0], xs[1],
+               xs[2], xs[3],
+               ys[1], ys[2],
+               ys[3], ws[0],
+               ws[1], g[0],
+               g[1],  g[2],
+               g[3],  g[4],
+               g[5],  g[6],
+               g[7],  g[8]};
+  const int64_t bytes = bfloat16 ? 2 : 4, w_size = c.w_size();
+  auto *x_data = static_cast<char*>(x.untyped_data()), *y_data = static_cast<char*>(y.untyped_data());
+  auto* w_data = static_cast<char*>(w.untyped_data());
+  if (c.images == 0) {
+    if (kind == kKernelGradient) std::memset(w_data, 0, w_size * bytes);
+    return ready();
+  }
+  auto parts =
+      std::make_shared<const std::vector<Part>>(parts_of(c, std::max<int64_t>(1, pool.num_threads())));
+  const auto tasks = static_cast<int64_t>(parts->size());
+  auto run_part = [=](int64_t i, void* w, bool packed) {
+    const Part& part = (*parts)[i];
+    run(part.conv, *plan_of(part.conv), x_data + part.x_offset * bytes, w, y_data + part.y_offset * bytes,
+        packed);
+  };
+  if (kind != kKernelGradient) {
+    const auto plan = plan_of((*parts)[0].conv);
+    if (!plan->reorders || tasks == 1) {
+      return in_parallel(pool, tasks, [=](int64_t i) { run_part(i, w_data, false); });
+    }
+    // once for all tasks, here: what they would all have to wait for
+    auto packed = std::make_shared<Scratch>(plan->w.get_size());
+    OneThread one;
+    reorder(*plan, at(plan->hwio, w_data), at(plan->w, packed->get()));
+    return in_parallel(pool, tasks, [=](int64_t i) {
+      const bool alike = plan_of((*parts)[i].conv)->w == plan->w;
+      run_part(i, alike ? packed->get() : w_data, alike);
+    });
+  }
+  // Each task's own sum, and then the sum of these, always in the same order. The first is the result where
+  // it can.
+  const int64_t extra = bfloat16 ? tasks : tasks - 1;
+  auto sums = std::make_shared<Scratch>(extra * w_size * sizeof(float));
+  auto sum_of = [=](int64_t i) {
+    i -= tasks - extra;
+    return i < 0 ? reinterpret_cast<float*>(w_data) : reinterpret_cast<float*>(sums->get()) + i * w_size;
+  };
+  return in_parallel(
+      pool, tasks, [=](int64_t i) { run_part(i, sum_of(i), false); },
+      [=] {
+        float* sum = sum_of(0);
+        for (int64_t t = 1; t < tasks; ++t) {
+          const float* other = sum_of(t);
+          for (int64_t i = 0; i < w_size; ++i) sum[i] += other[i];
+        }
+        if (!bfloat16) return;
+        for (int64_t i = 0; i < w_size; ++i) reinterpret_cast<uint16_t*>(w_data)[i] = to_bfloat16(sum[i]);
+      });
+} catch (const std::exception& e) {
+  return failed(std::string("flaxarch's CPU kernel failed: ") + e.what());
+} catch (...) {
+  return failed("flaxarch's CPU kernel failed");
+}
+
+}  // namespace flaxarch
