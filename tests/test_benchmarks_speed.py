@@ -69,7 +69,7 @@ def test_interpreters_have_a_python_and_a_file():
     [
         ("torch=/no/python", "/no/python, named for torch, is no program"),
         ("flax_example=,no.py", "no.py, named for flax_example, is no file"),
-        ("pytorch=python", "'pytorch' is none of the contenders torch, "),
+        ("pytorch=python", "'pytorch' is none of the contenders kernels, "),
     ],
 )
 def test_interpreters_that_are_not_there_are_named(text: str, sentence: str):

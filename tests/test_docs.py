@@ -122,11 +122,13 @@ def test_every_snippet_is_python_to_be_run_or_a_command_or_a_listing():
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """The words of each command, without comments and what stands around `&&`."""
+    """The words of each command, without comments, what stands around `&&`, and its environment."""
     found = []
     for code, _ in blocks_of(page, ""):
         for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
             while "&&" in words:
                 found.append(words[: words.index("&&")])
                 words = words[words.index("&&") + 1 :]

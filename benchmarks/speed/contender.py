@@ -54,14 +54,7 @@ class Contender:
     `error` is "" until it fails, and then says why; a contender that failed answers nothing more.
     """
 
-    def __init__(
-        self,
-        name: str,
-        case: Case,
-        interpreters: Interpreters,
-        timeout: float,
-        environment: Mapping[str, str] | None = None,  # beside ours
-    ):
+    def __init__(self, name: str, case: Case, interpreters: Interpreters, timeout: float):
         self.name, self.case = name, case
         self.error = ""
         self.about: dict[str, Any] = {}
@@ -76,7 +69,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=ROOT,
-            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | dict(environment or {}),
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )
 
     def wait_ready(self) -> None:

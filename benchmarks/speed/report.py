@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compilation, convolutions, huge_pages, precision
+from benchmarks import compilation, convolutions, precision
 from benchmarks.speed.cases import NETWORKS, PEERS
 from benchmarks.speed.run import RESULTS, Row, read
 from train.metrics import peak_flops
@@ -36,12 +36,6 @@ CONVOLUTIONS = """## Forms of a convolution on CPU
 
 The dense 3x3 and its gradients: our form, which is one for all shapes, and others.
 """
-HUGE_PAGES = """## Memory in huge pages
-
-On Linux with glibc, where `/sys/kernel/mm/transparent_hugepage/enabled` says `madvise`, as many
-distributions have it, each step of a large network waits for its memory page by page. In the environment of
-the process, `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` makes the pages 512 times as large.
-"""
 PRECISION = """## How exact float32 and bfloat16 are
 
 Errors of the logits of 16 random images against float64 on the same device, ‖x − y‖ / ‖y‖, with random
@@ -65,7 +59,6 @@ def page() -> str:
     for path in sorted(RESULTS.glob("*.csv")):
         parts += [_section(path), ""]
     parts += [COMPILATION, compilation.table(), CONVOLUTIONS, convolutions.table()]
-    parts += [HUGE_PAGES, huge_pages.table()]
     return "\n".join([*parts, PRECISION, precision.table()])
 
 

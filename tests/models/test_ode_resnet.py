@@ -264,7 +264,7 @@ def test_field_that_makes_a_residual_network_reversible_keeps_variables_and_grad
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), IMAGES)
     assert jax.tree.structure(shapes) == jax.tree.structure(variables)
     found = step_of_training(model, variables)
-    with mock.patch("flaxarch.residual.reversible_scan", lambda step, undo, *args: lax.scan(step, *args)):
+    with mock.patch("flaxarch.loops.reversible_scan", lambda step, undo, *args: lax.scan(step, *args)):
         expected = step_of_training(model, variables)
     assert_close(found[1], expected[1], 1e-4)
     assert_close(found[2], expected[2], 1e-5)
