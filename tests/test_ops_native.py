@@ -22,6 +22,7 @@ from flaxarch.ops import avg_pool, cpu_kernels, max_pool, use_cpu_kernels, use_n
 from tests.test_ops_random import TRANSFORMED, Case, errors, random_case, value_and_gradients
 
 ROOT = Path(__file__).parents[1]
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +250,20 @@ def test_avg_pool_and_its_gradient_equal_lax(count_padding: bool):
 )
 def test_what_the_kernels_cannot_do_is_left_to_other_forms(dtypes, arguments):
     x, w = jnp.ones((1, 5, 5, 3), dtypes[0]), jnp.ones((3, 3, 3, 3), dtypes[1])
-    arguments = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC"), **arguments}
+    arguments = {"padding": "SAME", "dimension_numbers": NHWC, **arguments}
     conv = partial(flaxarch.ops.conv_general_dilated, window_strides=(1, 1), **arguments)
     assert "onednn" not in calls(conv, x, w)
+
+
+@needs_kernels
+def test_a_large_kernel_is_left_to_other_forms_where_the_image_is_small():
+    conv = partial(
+        flaxarch.ops.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC
+    )
+    w = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
+    for batch, is_left in ((4, True), (16, False)):
+        x = jax.ShapeDtypeStruct((batch, 7, 7, 512), jnp.float32)
+        assert ("onednn" not in calls(conv, x, w)) == is_left
 
 
 @needs_kernels

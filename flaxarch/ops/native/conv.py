@@ -1,5 +1,6 @@
 """Convolution by oneDNN: three operations, linear in each of two arrays, that are each other's gradients."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,8 @@ def takes_convolution(
 ) -> bool:
     """Whether the kernels can do it: equal types of float32 or bfloat16, no pad that crops, nothing empty.
 
-    And do it well: gradients of dilated depthwise convolutions take five times as long as shifted products.
+    And do it well: gradients of dilated depthwise convolutions take five times as long as shifted products,
+    and a large kernel over a few pixels up to twice as long, for each call lays the kernel out anew.
     """
     sizes = (*x.shape[1:], *w.shape)
     return (
@@ -50,6 +52,7 @@ def takes_convolution(
         and all(isinstance(n, int) and n > 0 for n in sizes)
         and fits(x, (w.shape[0], w.shape[1]), pads, dilation)
         and not (_is_depthwise(x, groups) and dilation != (1, 1))
+        and not (w.size >= 2**19 and isinstance(x.shape[0], int) and math.prod(x.shape[:3]) <= 14 * 14)
     )
 
 
