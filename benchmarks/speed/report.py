@@ -34,7 +34,8 @@ of pre-activation bottlenecks.
 """
 CONVOLUTIONS = """## Forms of a convolution on CPU
 
-The dense 3x3 and its gradients: our form, which is one for all shapes, and others.
+The dense 3x3 and its gradients: our form, JAX's own, and others. Ours reads its operands in a pass of its own
+here, which in a network is part of what makes them.
 """
 PRECISION = """## How exact float32 and bfloat16 are
 

@@ -16,7 +16,7 @@ from jax import lax
 from flaxarch.ops.bilinear import Free, bilinear
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 
 
 class Geometry(NamedTuple):
@@ -69,9 +69,10 @@ def _lax_conv(
 ) -> jax.Array:
     """The convolution of x, `spread`, with w, by the one of XLA's two routines that is faster.
 
-    XLA 0.10 leaves to YNNPACK what that can convolve, which takes 1.2 to 2.3 times as long as the routine of
-    Eigen that it had before. YNNPACK cannot spread: rows twice as far from each other, in x and in w, are the
-    same convolution to Eigen. Only a large kernel over few channels is slower so (`benchmarks.convolutions`).
+    XLA of jax 0.10 leaves to YNNPACK what that can convolve, which takes up to 1.8 times as long as Eigen's
+    routine, the one before (`python -m benchmarks.convolutions`). YNNPACK cannot spread: rows twice as far from
+    each other, in x and in w, are the same convolution to Eigen. A large kernel over few channels is the
+    exception, and up to 16 channels XLA takes Eigen by itself.
     """
     rows, columns, channels, features = w.shape
     is_of_ynnpack = spread[0] == 1 and max(channels, features) > 16
@@ -125,7 +126,8 @@ def kept(x: jax.Array) -> jax.Array:
     """x, which XLA's CPU backend computes once and keeps: for what a gradient reads again, or turned round.
 
     XLA would rather compute batch norm and activation anew wherever they are read, be it across the grain of
-    the memory, which takes 5 to 20 times as long. It does not double what has two large operands; it cannot
-    know that this one has one, for 0 x may be NaN. `lax.optimization_barrier` is gone before XLA fuses.
+    the memory. It does not double what has two large operands, and cannot know that this one has one, for 0 x
+    may be NaN. A convolution and its gradients ask for the same x + 0 x, which XLA then has once.
+    `lax.optimization_barrier` is gone before XLA fuses.
     """
     return x + 0 * x

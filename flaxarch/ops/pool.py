@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 
 from flaxarch.ops import native
+from flaxarch.ops.dense import Pads
 from flaxarch.ops.lowering import native_forms
 
-Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 Padding = int | str | Pads  # one number pads all four sides; "SAME" and "VALID" are TensorFlow's
 
 

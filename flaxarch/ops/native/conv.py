@@ -9,9 +9,8 @@ import numpy as np
 from jax import lax
 
 from flaxarch.ops.bilinear import Free, bilinear
+from flaxarch.ops.dense import Pads
 from flaxarch.ops.native.build import takes_bfloat16
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Geometry(NamedTuple):
