@@ -70,8 +70,8 @@ def _lax_conv(
     """The convolution of x, `spread`, with w, by the one of XLA's two routines that is faster.
 
     XLA of jax 0.10 leaves to YNNPACK what that can convolve, which takes up to 1.8 times as long as Eigen's
-    routine, the one before (`python -m benchmarks.convolutions`). YNNPACK cannot spread: rows twice as far from
-    each other, in x and in w, are the same convolution to Eigen. A large kernel over few channels is the
+    routine, the one before (`python -m benchmarks.convolutions`). YNNPACK cannot spread: rows twice as far
+    from each other, in x and in w, are the same convolution to Eigen. A large kernel over few channels is the
     exception, and up to 16 channels XLA takes Eigen by itself.
     """
     rows, columns, channels, features = w.shape
