@@ -12,7 +12,6 @@ for each entry of the kernel; "windows": products into windows, which are added 
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.turns import least_milliseconds
 from flaxarch.ops import dense
 from flaxarch.ops.dense import Geometry
 
@@ -170,16 +170,14 @@ def measure(batch: int, size: int, channels: int, features: int, stride: int) ->
     y = dense._forward(x, w, geometry)
     rows = []
     for part, pair in (("y", (x, w)), ("gradient of x", (y, w)), ("gradient of w", (x, y))):
-        functions = {name: jax.jit(partial(form, geometry=geometry)) for name, form in FORMS[part].items()}
-        exact, times = functions["ours"](*pair), dict.fromkeys(functions, float("inf"))
-        for repeat in range(7):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                found = jax.block_until_ready(function(*pair))
-                if repeat:  # the first compiles
-                    times[name] = min(times[name], round(1000 * (time.perf_counter() - start), 2))
-                elif jnp.abs(found - exact).max() > 1e-4 * jnp.abs(exact).max():
-                    raise AssertionError(f"{name} is another {part}")
+        forms = {name: partial(form, geometry=geometry) for name, form in FORMS[part].items()}
+        exact = forms["ours"](*pair)
+
+        def check(name: str, found: jax.Array, exact: jax.Array = exact, part: str = part) -> None:
+            if jnp.abs(found - exact).max() > 1e-4 * jnp.abs(exact).max():
+                raise AssertionError(f"{name} is another {part}")
+
+        times = least_milliseconds(forms, pair, 6, check)
         rows.append(
             {"shape": f"{batch}x{size}x{size}x{channels} to {features}, stride {stride}", "of": part, **times}
         )

@@ -128,11 +128,13 @@ class BatchNorm(nn.BatchNorm):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
         mean, var = running_mean.value, running_var.value
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if not self.use_running_average:
             axis_name = None if self.is_initializing() else self.axis_name
-            shifted = x - _as_last(mean, x.ndim)
-            offset, var = _offset_and_variance(shifted, axis_name, self.axis_index_groups)
+            offset, square = ops.moments(x, mean)
+            if axis_name is not None:
+                both = jnp.stack([offset, square])  # one message
+                offset, square = lax.pmean(both, axis_name, axis_index_groups=self.axis_index_groups)
+            var = jnp.maximum(square - offset * offset, 0.0)  # rounding could take it below
             mean = mean + offset
             if not self.is_initializing():
                 running_mean.value += (1 - self.momentum) * offset
@@ -140,25 +142,8 @@ class BatchNorm(nn.BatchNorm):
         factor = lax.rsqrt(var + self.epsilon)
         if self.use_scale:
             factor *= self.param("scale", self.scale_init, size, self.param_dtype)
-        y = (x - _as_last(mean, x.ndim)) * _as_last(factor, x.ndim)
-        if self.use_bias:
-            y += _as_last(self.param("bias", self.bias_init, size, self.param_dtype), x.ndim)
-        return y.astype(self.dtype)
-
-
-def _offset_and_variance(
-    shifted: jax.Array, axis_name: str | None, groups: Any
-) -> tuple[jax.Array, jax.Array]:
-    axes = tuple(range(shifted.ndim - 1))
-    offset, square = shifted.mean(axes), (shifted * shifted).mean(axes)
-    if axis_name is not None:
-        both = jnp.stack([offset, square])  # one message
-        offset, square = lax.pmean(both, axis_name, axis_index_groups=groups)
-    return offset, jnp.maximum(square - offset * offset, 0.0)  # rounding could take it below
-
-
-def _as_last(x: jax.Array, ndim: int) -> jax.Array:
-    return x.reshape((1,) * (ndim - 1) + x.shape)
+        bias = self.param("bias", self.bias_init, size, self.param_dtype) if self.use_bias else None
+        return ops.scale_and_shift(x, mean, factor, bias).astype(self.dtype)
 
 
 class ConvNorm(nn.Module):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed import report, run
+from benchmarks.speed import aims, report, run
 from benchmarks.speed.cases import NETWORKS, Case, cases, contenders
 from benchmarks.speed.contender import Contender, Interpreters
 
@@ -25,6 +25,21 @@ class Fixed(Contender):
 
 def test_page_of_speed_is_what_the_kept_runs_give():
     assert report.PAGE.read_text(encoding="utf-8") == report.page()
+
+
+def test_an_aim_names_its_least_its_median_and_who_missed_it():
+    times = {"resnet18": (1.0, 0.5, 2.0), "resnet50": (1.0, 0.5, 0.2)}  # ours, with kernels, torch's
+    rows = []
+    for name, of_each in times.items():
+        case = {"network": name, "mode": "training", "batch": 16, "dtype": "float32"}
+        contenders = zip(("flaxarch", "kernels", "torch"), of_each, strict=True)
+        rows += [{**case, "contender": who, "ratio": ratio} for who, ratio in contenders]
+    lines = aims.table(rows).splitlines()[2:]
+    assert lines == [
+        "| ours beside torch, ResNet-18 and 50, training | 0.5 | 0.20 | 1.10 | 2 | resnet50 0.20 |",
+        "| ours beside torch, training | 0.3 | 0.20 | 1.10 | 2 | resnet50 0.20 |",
+        "| with native kernels beside torch, training | 0.9 | 0.40 | 2.20 | 2 | resnet50 0.40 |",
+    ]
 
 
 def test_ratio_is_the_others_time_over_ours_and_slow_ones_do_fewer_steps():

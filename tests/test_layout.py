@@ -84,3 +84,9 @@ def test_importing_the_library_brings_no_trainer_and_no_other_framework():
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     # flax itself imports optax and orbax
     assert set(ast.literal_eval(out)) <= {"optax", "orbax"}
+
+
+def test_every_folder_of_tests_is_a_package():
+    """Without it, two test files of one name are one module to pytest."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {folder for folder in folders if not (folder / "__init__.py").exists()} == set()

@@ -246,3 +246,9 @@ def test_avg_pool_counts_padding_or_leaves_it_out():
 def test_global_avg_pool_is_the_mean_over_space():
     x = normal(0, (2, 3, 5, 4))
     np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_no_image_under_a_kernel_of_its_size_gives_no_result():
+    conv = partial(conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=NHWC)
+    with use_native_forms(False):
+        assert conv(jnp.ones((0, 7, 7, 5)), jnp.ones((7, 7, 5, 9))).shape == (0, 1, 1, 9)

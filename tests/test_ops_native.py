@@ -15,6 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import flaxarch
 from flaxarch.ops import avg_pool, cpu_kernels, max_pool, use_cpu_kernels, use_native_forms
+from flaxarch.ops.native.conv import takes_type
 from tests.test_ops_random import TRANSFORMED, Case, errors, random_case, value_and_gradients
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -72,6 +73,11 @@ CASES = {
     "one image, rows that no window sees": Case(
         (1, 64, 5, 4), (1, 1, 4, 4), (3, 3), ((0, 0), (0, 0)), (1, 1), 1
     ),
+    "a kernel packed in pieces": Case((1, 7, 7, 96), (3, 3, 96, 100), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "the last features fill no block": Case(
+        (1, 5, 4, 300), (1, 1, 300, 1000), (1, 1), ((0, 0), (0, 0)), (1, 1), 1
+    ),
+    "packed for several images": Case((5, 7, 7, 64), (3, 1, 64, 130), (2, 1), ((1, 0), (0, 0)), (1, 1), 1),
 }
 
 
@@ -187,7 +193,7 @@ def test_max_pool_and_its_derivatives_equal_lax(window, strides, padding, dtype)
         return y, pull(jnp.round(4 * jnp.sin(jnp.arange(y.size))).reshape(y.shape).astype(dtype))
 
     ours, expected = both(run, x)
-    assert "max_pool_and_place" in calls(run, x)
+    assert ("max_pool_and_place" in calls(run, x)) == takes_type(x)
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
@@ -251,14 +257,13 @@ def test_what_the_kernels_cannot_do_is_left_to_other_forms(dtypes, arguments):
 
 
 @needs_kernels
-def test_a_large_kernel_is_left_to_other_forms_where_the_image_is_small():
+def test_a_kernel_of_the_size_of_the_image_is_a_matrix_product():
+    """To pack VGG-16's 7x7 of 4096 features for one image takes longer than the product."""
     conv = partial(
-        flaxarch.ops.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC
+        flaxarch.ops.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=NHWC
     )
-    w = jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)
-    for batch, is_left in ((4, True), (16, False)):
-        x = jax.ShapeDtypeStruct((batch, 7, 7, 512), jnp.float32)
-        assert ("onednn" not in calls(conv, x, w)) == is_left
+    x, w = jax.ShapeDtypeStruct((2, 7, 7, 5), jnp.float32), jax.ShapeDtypeStruct((7, 7, 5, 9), jnp.float32)
+    assert "onednn" not in calls(conv, x, w)
 
 
 @needs_kernels
@@ -270,8 +275,14 @@ def test_no_image_gives_no_result_and_a_gradient_of_zero():
 
 
 @needs_kernels
-def test_the_same_call_gives_the_same_bits():
-    case = Case((16, 8, 8, 8), (3, 3, 8, 8), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((16, 8, 8, 8), (3, 3, 8, 8), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+        CASES["a kernel packed in pieces"],
+    ],
+)
+def test_the_same_call_gives_the_same_bits(case: Case):
     with use_cpu_kernels():
         run = jax.jit(value_and_gradients(case))
     first = run(*case.arrays(jnp.float32))

@@ -19,6 +19,7 @@ from train.data import DataError
 from train.distributed import connect, is_distributed, supervised
 from train.guard import Stopped, stoppable
 from train.loop import TrainingError, train
+from train.memory import prepare_memory
 from train.recipes import recipe_config
 
 
@@ -44,6 +45,7 @@ def run(
     0: trained or finished before, or stopped by SIGTERM and saved; 1: the run broke off; 2: it cannot be run
     as asked; 130: interrupted.
     """
+    prepare_memory()
     work = partial(_run, config, console, tell)
     return supervised(work) if is_distributed(config) else work()
 

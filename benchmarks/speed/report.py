@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compilation, convolutions, precision
+from benchmarks import batch_norm, compilation, convolutions, kept_memory, precision
+from benchmarks.speed import aims
 from benchmarks.speed.cases import NETWORKS, PEERS
 from benchmarks.speed.run import RESULTS, Row, read
 from train.metrics import peak_flops
@@ -18,14 +19,19 @@ Networks beside the same ones elsewhere: torch in channels-last layout, eager an
 the extra `cpu`. A contender is a process of its own; they take turns, A B C A B C. Under a contender's name
 stands its time divided by ours, so that above 1 we are faster: the median over rounds of the quotient of two
 times of the same round, and its quartiles. `ms` is our median time of a step and its quartiles; training is
-the trainer's own step, with SGD and momentum. MFU is the share of the device's bfloat16 peak that the
-operations of a step, as XLA counts them before it compiles, make of its time. Compilation and the time from
-the start of the process to the first step's end are seconds; where contenders were prepared side by side,
-these are of a busy machine. Peak memory is the device's, on a CPU the process's.
+the trainer's own step, with SGD and momentum; with the native kernels in a process that keeps its memory, as
+the trainer's does then. MFU is the share of the device's bfloat16 peak that the operations of a step, as XLA
+counts them before it compiles, make of its time. Compilation and the time from the start of the process to
+the first step's end are seconds; where contenders were prepared side by side, these are of a busy machine.
+Peak memory is the device's, on a CPU the process's.
 
     python -m benchmarks.speed run --python torch=PYTHON keras=PYTHON flax_example=PYTHON,models.py
     python -m benchmarks.speed report
 
+"""
+AIMS = """### What was aimed at
+
+In float32, as quotients of times of the same run: how many times as fast as the other. `of` counts the cases.
 """
 COMPILATION = """## Compilation against depth
 
@@ -36,6 +42,15 @@ CONVOLUTIONS = """## Forms of a convolution on CPU
 
 The dense 3x3 and its gradients: our form, JAX's own, and others. Ours reads its operands in a pass of its own
 here, which in a network is part of what makes them.
+"""
+BATCH_NORM = """## Forms of batch norm's sums on CPU
+
+Both sums over all pixels that a pass of batch norm takes.
+"""
+MEMORY = """## Memory kept between steps
+
+Training with the native kernels on CPU, where the system clears the memory of each step anew, and where the
+process keeps it, as the trainer's does.
 """
 PRECISION = """## How exact float32 and bfloat16 are
 
@@ -60,6 +75,7 @@ def page() -> str:
     for path in sorted(RESULTS.glob("*.csv")):
         parts += [_section(path), ""]
     parts += [COMPILATION, compilation.table(), CONVOLUTIONS, convolutions.table()]
+    parts += [BATCH_NORM, batch_norm.table(), MEMORY, kept_memory.table()]
     return "\n".join([*parts, PRECISION, precision.table()])
 
 
@@ -83,6 +99,8 @@ def _section(path: Path) -> str:
     )
     if failed:
         lines += ["", *(f"{who} did not run {network}: `{error}`  " for who, network, error in failed)]
+    if on_cpu:
+        lines += ["", AIMS, aims.table(rows)]
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
-"""Convolution and pooling, in the form that the backend runs fast; the same functions everywhere."""
+"""Convolution, pooling and batch norm, each in the form that the backend runs fast."""
 
 from flaxarch.ops.conv import conv_general_dilated
 from flaxarch.ops.lowering import native_forms, use_native_forms
-from flaxarch.ops.native import cpu_kernels, use_cpu_kernels
+from flaxarch.ops.native import cpu_kernels, use_cpu_kernels, wants_cpu_kernels
+from flaxarch.ops.norm import moments, scale_and_shift
 from flaxarch.ops.pool import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool, subsample
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "cpu_kernels",
     "global_avg_pool",
     "max_pool",
+    "moments",
     "native_forms",
+    "scale_and_shift",
     "subsample",
     "use_cpu_kernels",
     "use_native_forms",
+    "wants_cpu_kernels",
 ]

@@ -1,5 +1,6 @@
 """2-D convolution with `lax.conv_general_dilated`'s arguments: `nn.Conv(conv_general_dilated=...)`."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -57,6 +58,16 @@ def conv_general_dilated(
     undilated = all(d == 1 for d in lhs_dilation or ())
     (step_y, step_x), (dilation_y, dilation_x) = window_strides, rhs_dilation or (1, 1)
     strides, dilation = (step_y, step_x), (dilation_y, dilation_x)
+    pointwise = rhs.shape[:2] == (1, 1)
+    unpadded = padding == "VALID" or (padding == "SAME" and pointwise)
+    if not isinstance(padding, str):
+        unpadded = all(tuple(pads) == (0, 0) for pads in padding)
+    of_whole_map = rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated and dilation == (1, 1)
+    if of_whole_map and feature_group_count == 1:
+        # a dense layer: VGG's 7x7 on 7x7 has its gradient 4x sooner so
+        n, features = lhs.shape[0], rhs.shape[-1]
+        flat, kernel = lhs.reshape(n, math.prod(lhs.shape[1:])), rhs.reshape(-1, features)
+        return jnp.matmul(flat, kernel, precision=precision).reshape(n, 1, 1, features)
     one = conv  # of one group
     if undilated and lhs.dtype == rhs.dtype:
         pads = _pads(lhs.shape, rhs.shape, window_strides, padding, dilation)
@@ -68,18 +79,9 @@ def conv_general_dilated(
         return _depthwise(lhs, rhs, strides, padding, dilation)
     if feature_group_count > 1:
         return _grouped(one, lhs, rhs, feature_group_count)
-    pointwise = rhs.shape[:2] == (1, 1)
-    unpadded = padding == "VALID" or (padding == "SAME" and pointwise)
-    if not isinstance(padding, str):
-        unpadded = all(tuple(pads) == (0, 0) for pads in padding)
     if pointwise and unpadded and undilated:
         lhs = subsample(lhs, strides)
         return dense.pointwise(lhs, rhs[0, 0], precision)
-    if rhs.shape[:2] == lhs.shape[1:3] and unpadded and undilated and dilation == (1, 1):
-        # a dense layer of the whole map: VGG's 7x7 on 7x7 has its gradient 4x sooner so
-        (n, *_), features = lhs.shape, rhs.shape[-1]
-        y = jnp.matmul(lhs.reshape(n, -1), rhs.reshape(-1, features), precision=precision)
-        return y.reshape(n, 1, 1, features)
     return one(lhs, rhs)
 
 

@@ -1,8 +1,9 @@
 """Which form of an operation is traced: `lax`'s own, or one that XLA's CPU backend runs fast.
 
 XLA compiles convolution and pooling well for GPU and TPU. On CPU it is up to hundreds of times slower than
-it need be for grouped convolutions and for gradients of max-pooling, so these are written there in terms of
-operations that it compiles well. Both forms compute the same values, to rounding, from the same arguments.
+it need be for grouped convolutions and for gradients of max-pooling, and reads more often than it need what
+batch norm sums up, so these are written there in terms of operations that it compiles well. Both forms
+compute the same values, to rounding, from the same arguments.
 
 The choice is made while tracing, from the default backend: `lax.platform_dependent` would put a conditional
 around every convolution, in each jaxpr and each exported program.

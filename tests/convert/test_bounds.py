@@ -10,13 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from torch_writer import WEIGHTS, refusal, tensors, zip_format
 
 import flaxarch
 from flaxarch.convert import CheckpointError, archive, bounds, hdf5_tree, read_checkpoint
 from flaxarch.convert.rules import FLAXARCH, Rules
 from flaxarch.convert.strict import fill
 from flaxarch.convert.unpickle import MAX_OPCODES
+from tests.convert.torch_writer import WEIGHTS, refusal, tensors, zip_format
 
 # Safetensors
 

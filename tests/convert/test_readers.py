@@ -6,7 +6,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from torch_writer import (
+
+from flaxarch.convert import CheckpointError, read_checkpoint
+from flaxarch.convert.torch_file import read_torch
+from tests.convert.torch_writer import (
     STORAGES,
     WEIGHTS,
     Name,
@@ -17,9 +20,6 @@ from torch_writer import (
     tensors,
     zip_format,
 )
-
-from flaxarch.convert import CheckpointError, read_checkpoint
-from flaxarch.convert.torch_file import read_torch
 
 FORMATS = pytest.mark.parametrize("write", [zip_format, legacy_format])
 

@@ -9,7 +9,10 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from torch_writer import (
+
+from flaxarch.convert import CheckpointError, read_checkpoint
+from flaxarch.convert.torch_file import read_torch
+from tests.convert.torch_writer import (
     STORAGES,
     WEIGHTS,
     Name,
@@ -22,9 +25,6 @@ from torch_writer import (
     view,
     zip_format,
 )
-
-from flaxarch.convert import CheckpointError, read_checkpoint
-from flaxarch.convert.torch_file import read_torch
 
 FORMATS = pytest.mark.parametrize("write", [zip_format, legacy_format])
 DTYPES = pytest.mark.parametrize("dtype", STORAGES, ids=str)

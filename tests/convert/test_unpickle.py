@@ -10,11 +10,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from torch_writer import Name, dumps
 
 from flaxarch.convert import unpickle as unpickle_module
 from flaxarch.convert.constructors import NUMPY_CONSTRUCTORS, PLAIN_CONSTRUCTORS
 from flaxarch.convert.unpickle import CheckpointError, unpickle
+from tests.convert.torch_writer import Name, dumps
 
 CONSTRUCTORS = {**PLAIN_CONSTRUCTORS, **NUMPY_CONSTRUCTORS}
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

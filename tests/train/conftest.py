@@ -5,7 +5,8 @@ from unittest import mock
 
 import jax
 import pytest
-import tiny_net
+
+from tests.train import tiny_net
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_net import full_disk
 
+from tests.train.tiny_net import full_disk
 from train.checkpoint import CheckpointError, Checkpoints, Snapshot, load_best, load_variables, steps_in
 from train.parallel import MeshPartitioner, Partitioner, PmapPartitioner
 from train.step import TRAIN_METRICS, TrainState

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny_net
 from PIL import Image
 
+from tests.train import tiny_net
 from train.checkpoint import load_variables
 from train.metrics import read_rows
 

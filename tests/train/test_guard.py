@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_net
 from flax import linen as nn
 from rich.console import Console
 
+from tests.train import tiny_net
 from train import loop
 from train.build import Run, build
 from train.checkpoint import load_variables

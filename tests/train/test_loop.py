@@ -18,9 +18,9 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-import tiny_net
 from rich.console import Console
 
+from tests.train import tiny_net
 from train.__main__ import main
 from train.checkpoint import load_variables
 from train.config import Config, ConfigError

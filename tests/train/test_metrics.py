@@ -11,10 +11,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_net
 from PIL import Image
 from rich.console import Console
 
+from tests.train import tiny_net
 from train import __main__ as command
 from train import report
 from train.config import Config

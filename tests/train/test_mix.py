@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from tiny_net import TinyNet, random_batch
 
+from tests.train.tiny_net import TinyNet, random_batch
 from train.config import Config, ConfigError
 from train.losses import binary_cross_entropy_sum
 from train.mix import Mix, make_mix, mix_batch, mix_weights

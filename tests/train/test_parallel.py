@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_net import TinyNet, random_batch
 
 import flaxarch
+from tests.train.tiny_net import TinyNet, random_batch
 from train.config import ConfigError
 from train.data import ArraySource, eval_batches
 from train.parallel import MeshPartitioner, PmapPartitioner, check_batch_size

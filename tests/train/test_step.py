@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from tiny_net import TinyNet, random_batch
 
 import flaxarch
 from flaxarch import ops
+from tests.train.tiny_net import TinyNet, random_batch
 from train.losses import correct_sum, cross_entropy_sum
 from train.step import (
     EVAL_METRICS,

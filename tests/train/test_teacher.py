@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 from rich.console import Console
-from tiny_net import random_batch
 
 import flaxarch
+from tests.train.tiny_net import random_batch
 from train.config import Config, ConfigError
 from train.data import Dataset, open_dataset
 from train.loop import train

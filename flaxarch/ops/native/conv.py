@@ -1,6 +1,5 @@
 """Convolution by oneDNN: three operations, linear in each of two arrays, that are each other's gradients."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -40,8 +39,7 @@ def takes_convolution(
 ) -> bool:
     """Whether the kernels can do it: equal types of float32 or bfloat16, no pad that crops, nothing empty.
 
-    And do it well: gradients of dilated depthwise convolutions take five times as long as shifted products,
-    and a large kernel over a few pixels up to twice as long, for each call lays the kernel out anew.
+    And do it well: gradients of dilated depthwise convolutions take five times as long as shifted products.
     """
     sizes = (*x.shape[1:], *w.shape)
     return (
@@ -51,7 +49,6 @@ def takes_convolution(
         and all(isinstance(n, int) and n > 0 for n in sizes)
         and fits(x, (w.shape[0], w.shape[1]), pads, dilation)
         and not (_is_depthwise(x, groups) and dilation != (1, 1))
-        and not (w.size >= 2**19 and isinstance(x.shape[0], int) and math.prod(x.shape[:3]) <= 14 * 14)
     )
 
 

@@ -2,14 +2,18 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "bfloat16.h"
@@ -55,7 +59,15 @@ struct Plan {
   memory::desc hwio;     // and in ours
   memory::desc scratchpad, reorder_scratchpad;
   bool reorders = false;
+  int64_t block = 0;  // of features, whose rows are what is packed together; 0: the layout is another
 };
+
+// How many features the layout of a kernel keeps together, where it is just that; otherwise 0.
+int64_t block_of(const memory::desc& w) {
+  const bool blocked = w.get_dims().size() == 4 && w.get_inner_nblks() == 1 && w.get_inner_idxs()[0] == 0 &&
+                       w.get_data_type() == memory::data_type::f32;
+  return blocked ? w.get_inner_blks()[0] : 0;
+}
 
 dnnl::engine& engine() {
   static auto* it = new dnnl::engine(dnnl::engine::kind::cpu, 0);
@@ -113,6 +125,7 @@ Plan make_plan(const Conv& c) {
                                                 out ? plan.hwio : plan.w, attributes);
     plan.reorder = dnnl::reorder(reorder);
     plan.reorder_scratchpad = reorder.scratchpad_desc();
+    plan.block = out ? 0 : block_of(plan.w);
   }
   return plan;
 }
@@ -149,18 +162,84 @@ void reorder(const Plan& plan, const memory& from, const memory& to) {
                          {DNNL_ARG_SCRATCHPAD, at(plan.reorder_scratchpad, scratch.get())}});
 }
 
+// Rows `first` to `last` of a kernel, each the features of one input at one place, from our layout to the
+// plan's.
+void pack_rows(const Conv& c, const Plan& plan, const float* kernel, float* packed, int64_t first,
+               int64_t last) {
+  const auto strides = plan.w.get_strides();
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t input = row % c.channels, place = row / c.channels;
+    const float* from = kernel + row * c.features;
+    float* to = packed + input * strides[1] + place / c.window_width * strides[2] +
+                place % c.window_width * strides[3];
+    for (int64_t f = 0; f < c.features; f += plan.block, to += strides[0]) {
+      const int64_t there = std::min(plan.block, c.features - f);
+      std::memcpy(to, from + f, there * sizeof(float));
+      std::memset(to + there, 0, (plan.block - there) * sizeof(float));
+    }
+  }
+}
+
+// A kernel in the layout that a convolution wants, for all its tasks, packed by those that come first: each
+// takes pieces until none is left, and then waits for the others to finish theirs. Only pieces that a running
+// task has taken are waited for, so that any number of threads comes to an end.
+class Packed {
+ public:
+  Packed(const Conv& conv, std::shared_ptr<const Plan> plan, char* kernel)
+      : conv_(conv),
+        plan_(std::move(plan)),
+        kernel_(kernel),
+        packed_(plan_->w.get_size()),
+        rows_(conv.window_height * conv.window_width * conv.channels),
+        pieces_(plan_->block == 0 ? 1 : std::min(rows_, (conv.w_size() + kPiece - 1) / kPiece)) {}
+
+  // The packed kernel, when it is done.
+  char* get() {
+    for (int64_t i; (i = taken_.fetch_add(1)) < pieces_;) {
+      try {
+        pack(i);
+      } catch (...) {
+        failed_ = true;
+        throw;
+      }
+      done_.fetch_add(1);
+    }
+    while (done_.load() < pieces_) {
+      if (failed_) throw std::runtime_error("its kernel could not be packed");
+      std::this_thread::yield();
+    }
+    return packed_.get();
+  }
+
+ private:
+  static constexpr int64_t kPiece = 1 << 14;  // numbers
+
+  void pack(int64_t i) {
+    if (plan_->block == 0) return reorder(*plan_, at(plan_->hwio, kernel_), at(plan_->w, packed_.get()));
+    pack_rows(conv_, *plan_, reinterpret_cast<float*>(kernel_), reinterpret_cast<float*>(packed_.get()),
+              i * rows_ / pieces_, (i + 1) * rows_ / pieces_);
+  }
+
+  const Conv conv_;
+  const std::shared_ptr<const Plan> plan_;
+  char* const kernel_;
+  const Scratch packed_;
+  const int64_t rows_, pieces_;
+  std::atomic<int64_t> taken_{0}, done_{0};
+  std::atomic<bool> failed_{false};
+};
+
 // One task: x, w, y are where its images and the kernel begin, packed or to be; the result is among them.
-void run(const Conv& c, const Plan& plan, void* x, void* w, void* y, bool packed) {
-  const bool reorders = plan.reorders && !packed;
+void run(const Conv& c, const Plan& plan, void* x, void* w, void* y) {
+  const bool of_kernel = c.kind == kKernelGradient, of_images = c.kind == kImageGradient;
+  const bool reorders = plan.reorders && of_kernel;
   const Scratch scratch(plan.scratchpad.get_size()), own(reorders ? plan.w.get_size() : 0);
   void* const kernel = reorders ? own.get() : w;
-  const bool of_kernel = c.kind == kKernelGradient, of_images = c.kind == kImageGradient;
-  if (reorders && !of_kernel) reorder(plan, at(plan.hwio, w), at(plan.w, kernel));
   execute(plan.conv, {{of_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, at(plan.x, x)},
                       {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, at(plan.w, kernel)},
                       {c.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, at(plan.y, y)},
                       {DNNL_ARG_SCRATCHPAD, at(plan.scratchpad, scratch.get())}});
-  if (reorders && of_kernel) reorder(plan, at(plan.w, kernel), at(plan.hwio, w));
+  if (reorders) reorder(plan, at(plan.w, kernel), at(plan.hwio, w));
 }
 
 // A part of a convolution: some images, or some rows of one.
@@ -201,12 +280,12 @@ std::optional<Part> rows(const Conv& c, int64_t image, int64_t first, int64_t la
 
 // About as many parts as threads: of images, or where these are fewer, of rows.
 std::vector<Part> parts_of(const Conv& c, int64_t threads) {
-  constexpr int64_t kFewestRows = 7;      // in a part: it reads its neighbours' first and last rows as well
+  const int64_t fewest_rows = c.window_height == 1 ? 1 : 3;  // others read their neighbours' rows as well
   constexpr int64_t kMostSums = 1 << 24;  // numbers in all parts' sums for the gradient of the kernel
   if (c.kind == kKernelGradient) threads = std::min(threads, std::max<int64_t>(2, kMostSums / c.w_size()));
   std::vector<Part> parts;
   const int64_t height = c.kind == kImageGradient ? c.height : c.out_height;
-  const int64_t pieces = std::min(threads / c.images, height / kFewestRows);
+  const int64_t pieces = std::min(threads / c.images, height / fewest_rows);
   if (pieces > 1) {
     for (int64_t i = 0; i < c.images * pieces; ++i) {
       const int64_t piece = i % pieces;
@@ -265,23 +344,19 @@ ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Any
   auto parts =
       std::make_shared<const std::vector<Part>>(parts_of(c, std::max<int64_t>(1, pool.num_threads())));
   const auto tasks = static_cast<int64_t>(parts->size());
-  auto run_part = [=](int64_t i, void* w, bool packed) {
+  auto plan_of_part = [=](int64_t i) { return plan_of((*parts)[i].conv); };
+  auto run_part = [=](int64_t i, const Plan& plan, void* w) {
     const Part& part = (*parts)[i];
-    run(part.conv, *plan_of(part.conv), x_data + part.x_offset * bytes, w, y_data + part.y_offset * bytes,
-        packed);
+    run(part.conv, plan, x_data + part.x_offset * bytes, w, y_data + part.y_offset * bytes);
   };
   if (kind != kKernelGradient) {
-    const auto plan = plan_of((*parts)[0].conv);
-    if (!plan->reorders || tasks == 1) {
-      return in_parallel(pool, tasks, [=](int64_t i) { run_part(i, w_data, false); });
-    }
-    // once for all tasks, here: what they would all have to wait for
-    auto packed = std::make_shared<Scratch>(plan->w.get_size());
-    OneThread one;
-    reorder(*plan, at(plan->hwio, w_data), at(plan->w, packed->get()));
+    const auto plan = plan_of_part(0);
+    const auto packed = plan->reorders ? std::make_shared<Packed>(c, plan, w_data) : nullptr;
     return in_parallel(pool, tasks, [=](int64_t i) {
-      const bool alike = plan_of((*parts)[i].conv)->w == plan->w;
-      run_part(i, alike ? packed->get() : w_data, alike);
+      const auto own = plan_of_part(i);
+      if (!own->reorders) return run_part(i, *own, w_data);
+      if (packed && own->w == plan->w) return run_part(i, *own, packed->get());
+      run_part(i, *own, Packed(c, own, w_data).get());
     });
   }
   // Each task's own sum, and then the sum of these, always in the same order. The first is the result where
@@ -293,7 +368,7 @@ ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Any
     return i < 0 ? reinterpret_cast<float*>(w_data) : reinterpret_cast<float*>(sums->get()) + i * w_size;
   };
   return in_parallel(
-      pool, tasks, [=](int64_t i) { run_part(i, sum_of(i), false); },
+      pool, tasks, [=](int64_t i) { run_part(i, *plan_of_part(i), sum_of(i)); },
       [=] {
         float* sum = sum_of(0);
         for (int64_t t = 1; t < tasks; ++t) {

@@ -7,6 +7,7 @@
 //
 // All arrays are dense: images (N, H, W, C), kernels (h, w, C / groups, features).
 
+#include "channel_sums.h"
 #include "convolution.h"
 #include "max_pool.h"
 
@@ -70,6 +71,17 @@ ffi::Future max_pool_spread(ffi::ThreadPool threads, Any y, Any place, AnyResult
                    });
 }
 
+ffi::Future moments(ffi::ThreadPool threads, Any x, Any center, AnyResult y) {
+  return channel_sums(threads, nullptr, x, center, *y);
+}
+
+ffi::Future products(ffi::ThreadPool threads, Any a, Any b, Any center, AnyResult y) {
+  if (a.element_type() != ffi::DataType::F32 || a.element_count() != b.element_count()) {
+    return failed("flaxarch's CPU kernel expects two float32 arrays of one shape");
+  }
+  return channel_sums(threads, as<const float>(a.untyped_data()), b, center, *y);
+}
+
 }  // namespace
 }  // namespace flaxarch
 
@@ -111,3 +123,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxarch_max_pool, flaxarch::max_pool,
                                   .Attr<xla::ffi::Span<const int64_t>>("geometry"));
 FLAXARCH_OF_TWO(flaxarch_max_pool_take, max_pool_take);
 FLAXARCH_OF_TWO(flaxarch_max_pool_spread, max_pool_spread);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxarch_moments, flaxarch::moments,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxarch_products, flaxarch::products,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Arg<xla::ffi::AnyBuffer>()
+                                  .Ret<xla::ffi::AnyBuffer>());

@@ -9,6 +9,7 @@
 
 #include "bfloat16.h"
 #include "tasks.h"
+#include "vectors.h"
 
 namespace flaxarch {
 
@@ -20,14 +21,6 @@ struct Pool {
   int64_t out_height, out_width;            // of y
   int64_t rows, columns, stride_y, stride_x, top, left;
 };
-
-// One for each kind of vectors that a CPU may have; the system's loader picks. Clang can't do it for all
-// functions.
-#if defined(__GNUC__) && !defined(__clang__)
-#define FLAXARCH_VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FLAXARCH_VECTORS
-#endif
 
 // Calls visit(offset of the entry's channels in x, its number in the window) for the entries inside the
 // image.

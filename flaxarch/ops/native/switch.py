@@ -12,14 +12,17 @@ _asked: ContextVar[bool | None] = ContextVar("flaxarch_cpu_kernels", default=Non
 
 
 def cpu_kernels() -> bool:
-    """Whether operations are traced as calls of the kernels: on CPU, asked for, and built.
+    """Whether operations are traced as calls of the kernels: on CPU, asked for, and built."""
+    return wants_cpu_kernels() and not native_forms() and available()
 
-    Asked for by `use_cpu_kernels`, or for the whole process by FLAXARCH_CPU_KERNELS=1 in the environment.
+
+def wants_cpu_kernels() -> bool:
+    """Whether they are asked for, here or elsewhere; JAX is not asked for its devices.
+
+    By `use_cpu_kernels`, or for the whole process by FLAXARCH_CPU_KERNELS=1 in the environment.
     """
     asked = _asked.get()
-    if asked is None:
-        asked = os.environ.get("FLAXARCH_CPU_KERNELS", "0") not in ("", "0")
-    return asked and not native_forms() and available()
+    return os.environ.get("FLAXARCH_CPU_KERNELS", "0") not in ("", "0") if asked is None else asked
 
 
 @contextmanager
