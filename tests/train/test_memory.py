@@ -17,12 +17,12 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
 import jax, jax.numpy as jnp
 step = jax.jit(lambda x: x + 1)  # 64 MiB, which nobody keeps
 x = jnp.ones((4096, 4096))
-for _ in range(50):
-    step(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(50):
-    step(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(25):
+        step(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(pages() for _ in range(12)))  # what is kept grows, until it is enough for any step
 """
 
 
@@ -35,8 +35,8 @@ def pages(word: str) -> int:
     return int(done.stdout)
 
 
-def test_steps_take_hardly_a_new_page_where_memory_is_kept():
-    assert pages("keep") < 0.05 * pages("return")
+def test_steps_come_to_take_hardly_a_new_page_where_memory_is_kept():
+    assert pages("keep") < 0.01 * pages("return")
 
 
 @pytest.mark.parametrize(("asked", "kept"), [("1", [True]), ("0", []), (None, [])])
