@@ -11,7 +11,6 @@ milliseconds. `--keep` writes `benchmarks/results/batch_norm.json`, in `docs/spe
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import hardware
 from benchmarks.turns import least_milliseconds
 from flaxarch import ops
 from flaxarch.ops import norm
@@ -71,7 +71,7 @@ def main() -> None:
             rows.append({"shape": "x".join(map(str, shape)), "of": of, **measure(of, shape)})
             print(json.dumps(rows[-1]), flush=True)
     if args.keep:
-        kept = {"hardware": f"{os.cpu_count()} CPU cores", "jax": version("jax"), "rows": rows}
+        kept = {"hardware": hardware.cores(), "jax": version("jax"), "rows": rows}
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ out: compiling them for CPU took more than 18 GB of memory. `--keep` writes
 
 import argparse
 import json
-import os
 import time
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import flaxarch
+from benchmarks import hardware
 from benchmarks.speed.contenders.on_jax import OPTIMIZER, filled
 from flaxarch.loops import stack_blocks
 from flaxarch.models.preact_resnet import bottleneck_sizes
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     args = parser.parse_args()
     device = jax.devices()[0]
-    kind = f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else device.device_kind
+    kind = hardware.cores() if device.platform == "cpu" else device.device_kind
     rows = []
     for depth in args.depths:
         for row in measure(depth, args.batch_size, both=depth <= args.unrolled_until):

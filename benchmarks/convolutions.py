@@ -11,7 +11,6 @@ for each entry of the kernel; "windows": products into windows, which are added 
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks import hardware
 from benchmarks.turns import least_milliseconds
 from flaxarch.ops import dense
 from flaxarch.ops.dense import Geometry
@@ -158,7 +158,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
     if args.keep:
-        kept = {"hardware": f"{os.cpu_count()} CPU cores", "jax": version("jax"), "rows": rows}
+        kept = {"hardware": hardware.cores(), "jax": version("jax"), "rows": rows}
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

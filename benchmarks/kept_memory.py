@@ -1,15 +1,14 @@
-"""Training steps with the native kernels, with memory given back after each step and with memory kept.
+"""Training and inference with the native kernels, with memory given back after each call and with memory kept.
 
     python -m benchmarks.kept_memory [--keep] [NETWORK ...]
 
-Each step is the trainer's, in a process of its own: median of eight after three, pages that the system
-handed out in a step, and the most memory that the process had. `--keep` writes
-`benchmarks/results/kept_memory.json`, in `docs/speed.md`.
+A training step is the trainer's, and inference is of a batch of 16; each both ways, in processes of their own
+that take turns: median of eight rounds after three calls, pages that the system handed out in a call, and the
+most memory that the process had. `--keep` writes `benchmarks/results/kept_memory.json`, in `docs/speed.md`.
 """
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -17,13 +16,15 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from benchmarks.speed.cases import NETWORKS, Case
-from train.memory import keep_freed_memory
+from benchmarks import hardware
+from benchmarks.speed.cases import NETWORKS, Case, Mode
+from flaxarch import ops
 
 KEPT = Path(__file__).parent / "results" / "kept_memory.json"
-DEFAULTS = ("resnet18", "resnet50", "mobilenet_v2", "resnet110")
+DEFAULTS = ("resnet18", "resnet50", "mobilenet_100", "mobilenet_v2", "resnet110")
+ROUNDS = 8
 
 
 def main() -> None:
@@ -35,45 +36,59 @@ def main() -> None:
     if unknown := sorted({*args.networks} - {*NETWORKS}):
         parser.error(f"{unknown[0]!r} is none of {', '.join(NETWORKS)}")
     rows = []
-    for network in args.networks:
-        for memory in ("given back", "kept"):
-            command = [sys.executable, "-c", "from benchmarks.kept_memory import step; step()"]
-            done = subprocess.run([*command, network, memory], stdout=subprocess.PIPE, text=True, check=True)
-            rows.append({"network": network, "memory": memory, **json.loads(done.stdout.splitlines()[-1])})
-            print(json.dumps(rows[-1]), flush=True)
+    for mode in get_args(Mode):
+        for network in args.networks:
+            for memory, measured in _in_turns(network, mode).items():
+                rows.append({"network": network, "mode": mode, "memory": memory, **measured})
+                print(json.dumps(rows[-1]), flush=True)
     if args.keep:
-        kept = {"hardware": f"{os.cpu_count()} CPU cores", "jax": version("jax"), "rows": rows}
+        kept = {"hardware": hardware.cores(), "jax": version("jax"), "rows": rows}
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def step() -> None:
-    """What a process of its own does: prints one line."""
-    network, memory = sys.argv[1:]
-    if memory == "kept" and not keep_freed_memory():
-        sys.exit("memory can't be kept here")
-    print(json.dumps(_measure(network)))
+def _in_turns(network: str, mode: Mode) -> dict[str, dict[str, Any]]:
+    """What each process says at its end, after rounds of A B A B."""
+    command = [sys.executable, "-c", "from benchmarks.kept_memory import answer; answer()", network, mode]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = {}
+    for memory in ("given back", "kept"):
+        processes[memory] = subprocess.Popen([*command, memory], **pipes)
+        processes[memory].stdout.readline()
+    for _ in range(ROUNDS):
+        for process in processes.values():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+    said = {memory: process.communicate()[0] for memory, process in processes.items()}
+    return {memory: json.loads(text) for memory, text in said.items()}
 
 
-def _measure(network: str) -> dict[str, Any]:
+def answer() -> None:
+    """What a process of its own does: a call for each line that it reads, and at the end what they took."""
     from benchmarks.speed.contenders import of_flaxarch
-    from flaxarch import ops
 
-    batch = NETWORKS[network].cpu_training_batch
+    network, mode, memory = sys.argv[1:]
+    if memory == "kept" and not ops.keep_freed_memory():
+        sys.exit("memory can't be kept here")
+    batch = NETWORKS[network].cpu_training_batch if mode == "training" else 16
     with ops.use_cpu_kernels():
-        prepared = of_flaxarch.prepare(Case(network, "training", batch, "float32"), "")
+        prepared = of_flaxarch.prepare(Case(network, mode, batch, "float32"), "")  # pyright: ignore[reportArgumentType]
     prepared.run(3)
     before, times = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
-    for _ in range(8):
+    print("ready", flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
         prepared.run(1)
         times.append(time.perf_counter() - start)
+        print("done", flush=True)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
+    measured = {
         "batch": batch,
-        "ms": round(1000 * statistics.median(times)),
+        "ms": round(1000 * statistics.median(times), 1),
         "pages": (usage.ru_minflt - before) // len(times),
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),
     }
+    print(json.dumps(measured))
 
 
 def table() -> str:
@@ -82,11 +97,12 @@ def table() -> str:
     lines = [
         f"{kept['hardware']}, jax {kept['jax']}: `python -m benchmarks.kept_memory`.",
         "",
-        "| network | batch | memory | step, ms | pages a step | peak, GiB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| network | work | batch | memory | ms | pages a call | peak, GiB |",
+        f"|{' --- |' * 7}",
     ]
     for row in kept["rows"]:
-        cells = (row["network"], row["batch"], row["memory"], row["ms"], f"{row['pages']:,}", row["peak_gib"])
+        named = (row[key] for key in ("network", "mode", "batch", "memory", "ms"))
+        cells = (*named, f"{row['pages']:,}", row["peak_gib"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

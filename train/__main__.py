@@ -13,13 +13,13 @@ import tyro
 from absl import logging
 from rich.console import Console
 
+from flaxarch import ops
 from train.checkpoint import CheckpointError
 from train.config import Config, ConfigError
 from train.data import DataError
 from train.distributed import connect, is_distributed, supervised
 from train.guard import Stopped, stoppable
 from train.loop import TrainingError, train
-from train.memory import prepare_memory
 from train.recipes import recipe_config
 
 
@@ -45,7 +45,7 @@ def run(
     0: trained or finished before, or stopped by SIGTERM and saved; 1: the run broke off; 2: it cannot be run
     as asked; 130: interrupted.
     """
-    prepare_memory()
+    ops.prepare_memory()
     work = partial(_run, config, console, tell)
     return supervised(work) if is_distributed(config) else work()
 

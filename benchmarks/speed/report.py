@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks import batch_norm, compilation, convolutions, kept_memory, precision
 from benchmarks.speed import aims
 from benchmarks.speed.cases import NETWORKS, PEERS
-from benchmarks.speed.run import RESULTS, Row, read
+from benchmarks.speed.run import RESULTS, Row, device_of, read
 from train.metrics import peak_flops
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,7 +20,7 @@ the extra `cpu`. A contender is a process of its own; they take turns, A B C A B
 stands its time divided by ours, so that above 1 we are faster: the median over rounds of the quotient of two
 times of the same round, and its quartiles. `ms` is our median time of a step and its quartiles; training is
 the trainer's own step, with SGD and momentum; with the native kernels in a process that keeps its memory, as
-the trainer's does then. MFU is the share of the device's bfloat16 peak that the operations of a step, as XLA
+the commands' do then. MFU is the share of the device's bfloat16 peak that the operations of a step, as XLA
 counts them before it compiles, make of its time. Compilation and the time from the start of the process to
 the first step's end are seconds; where contenders were prepared side by side, these are of a busy machine.
 Peak memory is the device's, on a CPU the process's.
@@ -29,6 +29,10 @@ Peak memory is the device's, on a CPU the process's.
     python -m benchmarks.speed report
 
 """
+# Of a device's file.
+REMARKS = {
+    "2-cpu-cores": ["A CPU that was not named; inference with the native kernels was without memory kept."]
+}
 AIMS = """### What was aimed at
 
 In float32, as quotients of times of the same run: how many times as fast as the other. `of` counts the cases.
@@ -49,8 +53,8 @@ Both sums over all pixels that a pass of batch norm takes.
 """
 MEMORY = """## Memory kept between steps
 
-Training with the native kernels on CPU, where the system clears the memory of each step anew, and where the
-process keeps it, as the trainer's does.
+Training steps and inference with the native kernels on CPU, where the system clears the memory of each anew,
+and where the process keeps it, as the commands' do.
 """
 PRECISION = """## How exact float32 and bfloat16 are
 
@@ -83,8 +87,8 @@ def _section(path: Path) -> str:
     rows = [row for row in read(path) if row["network"] in NETWORKS]
     (first, *_) = [row for row in rows if row["contender"] == "flaxarch"]
     on_cpu = first["device"] == "cpu"
-    device = f"{first['cores']} CPU cores" if on_cpu else first["device"]
-    lines = [f"## {device}", "", f"jax {first['jax']}.", "", f"![Ratios](speed/{path.stem}.png)", ""]
+    about = " ".join([f"jax {first['jax']}.", *REMARKS.get(path.stem, [])])
+    lines = [f"## {device_of(first)}", "", about, "", f"![Ratios](speed/{path.stem}.png)", ""]
     seen = {row["contender"] for row in rows}
     peers = [name for name in PEERS if name in seen]
     shares = [] if on_cpu else ["MFU"]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import hardware
 from benchmarks.speed.cases import Case, contenders
 from benchmarks.speed.contender import Contender, Interpreters
 from train.workdir import write_atomically
@@ -19,7 +20,7 @@ from train.workdir import write_atomically
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 COLUMNS = (
     *Case._fields, "contender", "ms", "ms_q1", "ms_q3", "images_per_second", "ratio", "ratio_q1", "ratio_q3",
-    "rounds", "compile_seconds", "first_seconds", "peak_gib", "gflops", "device", "cores", "jax", "error",
+    "rounds", "compile_seconds", "first_seconds", "peak_gib", "gflops", "device", "cpu", "cores", "jax", "error",
 )  # fmt: skip
 MOST_STEPS = 200  # of a round
 
@@ -106,7 +107,8 @@ def _row(contender: Contender, times: dict[str, list[float]], peaks: dict[str, f
     own, ours = times[contender.name], times["flaxarch"]
     row: Row = dict.fromkeys(COLUMNS, "")
     row |= contender.case._asdict() | {"contender": contender.name, "error": contender.error}
-    row |= {"device": contender.about.get("device", ""), "cores": os.cpu_count(), "jax": version("jax")}
+    row |= {"device": contender.about.get("device", ""), "cpu": hardware.cpu()}
+    row |= {"cores": os.cpu_count(), "jax": version("jax")}
     if contender.error or not own:
         return row
     row["rounds"] = len(own)
@@ -129,10 +131,16 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def path_of(device: str, cores: Any) -> Path:
-    """The file of a device."""
-    name = f"cpu-{cores}-cores" if device == "cpu" else re.sub("[^a-z0-9]+", "-", device.lower())
-    return RESULTS / f"{name}.csv"
+def path_of(row: Row) -> Path:
+    """The file of a row's device."""
+    return RESULTS / f"{re.sub('[^a-z0-9]+', '-', device_of(row).lower()).strip('-')}.csv"
+
+
+def device_of(row: Row) -> str:
+    """What a row was measured on, in words."""
+    if row["device"] != "cpu":
+        return row["device"]
+    return f"{row['cores']} cores of {row['cpu']}" if row.get("cpu") else f"{row['cores']} CPU cores"
 
 
 def read(path: Path) -> list[Row]:
@@ -153,7 +161,7 @@ def _number(text: str) -> Any:
 def keep(rows: list[Row]) -> Path:
     """In the file of the device, in place of what it has of the same cases."""
     (ours, *_) = rows
-    path = path_of(ours["device"], ours["cores"])
+    path = path_of(ours)
     key = lambda row: (*(row[field] for field in Case._fields), row["contender"])  # noqa: E731
     kept = {key(row): row for row in read(path)} | {key(row): row for row in rows}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,10 @@ class Predict(Command):
         if not self.paths:
             raise UsageError("there is nothing to predict: give pictures, folders or tars")
         paths = pictures.find(self.paths)
-        from flaxarch.commands.batches import results, row_of  # brings NumPy and JAX
+        from flaxarch import ops  # brings JAX
+        from flaxarch.commands.batches import results, row_of
+
+        ops.prepare_memory()
 
         found = flaxarch.convert.recognise(self.weights, self.name)
         row = row_of(found, self.weights.name)

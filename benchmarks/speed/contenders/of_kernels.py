@@ -3,13 +3,11 @@
 from benchmarks.speed.cases import Case
 from benchmarks.speed.contenders import Prepared, of_flaxarch
 from flaxarch import ops
-from train.memory import keep_freed_memory
 
 
 def prepare(case: Case, path: str) -> Prepared:
     """Raises RuntimeError where there are none."""
-    if case.mode == "training":
-        keep_freed_memory()  # as the trainer does, and before JAX has any device
+    ops.keep_freed_memory()  # as the commands do, and before JAX has any device
     with ops.use_cpu_kernels():
         if not ops.cpu_kernels():
             raise RuntimeError("no native kernels here")

@@ -5,6 +5,7 @@ forms for the rest.
 """
 
 from flaxarch.ops.native.conv import convolve, takes_convolution
+from flaxarch.ops.native.memory import keep_freed_memory, prepare_memory
 from flaxarch.ops.native.norm import moments, products, takes_norm
 from flaxarch.ops.native.pool import max_pool, sum_pool, takes_pool
 from flaxarch.ops.native.switch import cpu_kernels, use_cpu_kernels, wants_cpu_kernels
@@ -12,8 +13,10 @@ from flaxarch.ops.native.switch import cpu_kernels, use_cpu_kernels, wants_cpu_k
 __all__ = [
     "convolve",
     "cpu_kernels",
+    "keep_freed_memory",
     "max_pool",
     "moments",
+    "prepare_memory",
     "products",
     "sum_pool",
     "takes_convolution",

@@ -6,12 +6,11 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from train import memory
-from train.memory import keep_freed_memory
+from flaxarch.ops.native import memory
 
 PAGES_OF_STEPS = """
 import resource, sys
-from train.memory import keep_freed_memory
+from flaxarch.ops import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit(77)
 import jax, jax.numpy as jnp
@@ -58,7 +57,7 @@ def test_memory_is_left_alone_where_an_accelerator_was_asked_for(
 ):
     monkeypatch.setattr(memory.jax, "config", type("Config", (), {"jax_platforms": platforms}))
     monkeypatch.setattr(memory, "ctypes", None)  # it would be an error to go on
-    assert not keep_freed_memory()
+    assert not memory.keep_freed_memory()
 
 
 def test_memory_is_left_alone_where_jax_may_find_an_accelerator(monkeypatch: pytest.MonkeyPatch):
@@ -66,4 +65,4 @@ def test_memory_is_left_alone_where_jax_may_find_an_accelerator(monkeypatch: pyt
     monkeypatch.setattr(memory.jax, "config", type("Config", (), {"jax_platforms": None}))
     monkeypatch.setattr(memory, "entry_points", lambda group: plugin.select(group=group))
     monkeypatch.setattr(memory, "ctypes", None)
-    assert not keep_freed_memory()
+    assert not memory.keep_freed_memory()
