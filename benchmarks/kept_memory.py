@@ -1,4 +1,4 @@
-"""Training and inference with the native kernels, with memory given back after each call and with memory kept.
+"""Training and inference with the native kernels, with memory given back after each call, and kept.
 
     python -m benchmarks.kept_memory [--keep] [NETWORK ...]
 

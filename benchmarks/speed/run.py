@@ -20,7 +20,8 @@ from train.workdir import write_atomically
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 COLUMNS = (
     *Case._fields, "contender", "ms", "ms_q1", "ms_q3", "images_per_second", "ratio", "ratio_q1", "ratio_q3",
-    "rounds", "compile_seconds", "first_seconds", "peak_gib", "gflops", "device", "cpu", "cores", "jax", "error",
+    "rounds", "compile_seconds", "first_seconds", "peak_gib", "gflops", "device", "cpu", "cores", "jax",
+    "error",
 )  # fmt: skip
 MOST_STEPS = 200  # of a round
 

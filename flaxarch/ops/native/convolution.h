@@ -5,162 +5,19 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "bfloat16.h"
-#include "oneapi/dnnl/dnnl.hpp"
+#include "plan.h"
 #include "tasks.h"
 
 namespace flaxarch {
-
-using dnnl::memory;
-using Dims = memory::dims;
-
-enum Kind : int64_t { kForward, kImageGradient, kKernelGradient };
-
-struct Conv {
-  Kind kind;
-  memory::data_type type;
-  int64_t images, height, width, channels;  // of x
-  int64_t out_height, out_width, features;  // of y
-  int64_t window_height, window_width;      // of w
-  int64_t stride_y, stride_x, top, bottom, left, right, dilation_y, dilation_x, groups;
-
-  std::vector<int64_t> key() const {
-    return {kind,         static_cast<int64_t>(type),
-            images,       height,
-            width,        channels,
-            out_height,   out_width,
-            features,     window_height,
-            window_width, stride_y,
-            stride_x,     top,
-            bottom,       left,
-            right,        dilation_y,
-            dilation_x,   groups};
-  }
-  int64_t x_image() const { return height * width * channels; }
-  int64_t y_image() const { return out_height * out_width * features; }
-  int64_t w_size() const { return window_height * window_width * channels / groups * features; }
-};
-
-// A convolution that oneDNN has made ready for one shape, to be run by any number of threads.
-struct Plan {
-  dnnl::primitive conv, reorder;
-  memory::desc x, w, y;  // w: in the layout that the convolution wants
-  memory::desc hwio;     // and in ours
-  memory::desc scratchpad, reorder_scratchpad;
-  bool reorders = false;
-  int64_t block = 0;  // of features, whose rows are what is packed together; 0: the layout is another
-};
-
-// How many features the layout of a kernel keeps together, where it is just that; otherwise 0.
-int64_t block_of(const memory::desc& w) {
-  const bool blocked = w.get_dims().size() == 4 && w.get_inner_nblks() == 1 && w.get_inner_idxs()[0] == 0 &&
-                       w.get_data_type() == memory::data_type::f32;
-  return blocked ? w.get_inner_blks()[0] : 0;
-}
-
-dnnl::engine& engine() {
-  static auto* it = new dnnl::engine(dnnl::engine::kind::cpu, 0);
-  return *it;
-}
-
-Plan make_plan(const Conv& c) {
-  using tag = memory::format_tag;
-  using type = memory::data_type;
-  const auto prop = dnnl::prop_kind::forward_training;
-  const auto algorithm = dnnl::algorithm::convolution_direct;
-  Plan plan;
-  plan.x = memory::desc({c.images, c.channels, c.height, c.width}, c.type, tag::nhwc);
-  plan.y = memory::desc({c.images, c.features, c.out_height, c.out_width}, c.type, tag::nhwc);
-  // sums of several images' gradients are added up in float32, whatever the arrays hold
-  const type w_type = c.kind == kKernelGradient ? type::f32 : c.type;
-  const int64_t inputs = c.channels / c.groups, outputs = c.features / c.groups;
-  const int64_t row = c.window_width * inputs * c.features, column = inputs * c.features;
-  Dims w_dims = {outputs, inputs, c.window_height, c.window_width}, w_strides = {1, c.features, row, column};
-  if (c.groups > 1) {
-    w_dims.insert(w_dims.begin(), c.groups);
-    w_strides.insert(w_strides.begin(), outputs);
-  }
-  plan.hwio = memory::desc(w_dims, w_type, w_strides);
-  const memory::desc w_any(w_dims, w_type, tag::any);
-  const Dims strides = {c.stride_y, c.stride_x}, dilation = {c.dilation_y - 1, c.dilation_x - 1};
-  const Dims before = {c.top, c.left}, after = {c.bottom, c.right};
-  dnnl::primitive_attr attributes;
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  const dnnl::convolution_forward::primitive_desc forward(
-      engine(), prop, algorithm, plan.x, c.kind == kForward ? w_any : memory::desc(w_dims, c.type, tag::any),
-      plan.y, strides, dilation, before, after, attributes);
-  auto take = [&](const auto& found, const memory::desc& w) {
-    plan.w = w;
-    plan.scratchpad = found.scratchpad_desc();
-  };
-  if (c.kind == kForward) {
-    plan.conv = dnnl::convolution_forward(forward);
-    take(forward, forward.weights_desc());
-  } else if (c.kind == kImageGradient) {
-    const dnnl::convolution_backward_data::primitive_desc found(
-        engine(), algorithm, plan.x, w_any, plan.y, strides, dilation, before, after, forward, attributes);
-    plan.conv = dnnl::convolution_backward_data(found);
-    take(found, found.weights_desc());
-  } else {
-    const dnnl::convolution_backward_weights::primitive_desc found(
-        engine(), algorithm, plan.x, w_any, plan.y, strides, dilation, before, after, forward, attributes);
-    plan.conv = dnnl::convolution_backward_weights(found);
-    take(found, found.diff_weights_desc());
-  }
-  plan.reorders = plan.w != plan.hwio;
-  if (plan.reorders) {
-    const bool out = c.kind == kKernelGradient;
-    const dnnl::reorder::primitive_desc reorder(engine(), out ? plan.w : plan.hwio, engine(),
-                                                out ? plan.hwio : plan.w, attributes);
-    plan.reorder = dnnl::reorder(reorder);
-    plan.reorder_scratchpad = reorder.scratchpad_desc();
-    plan.block = out ? 0 : block_of(plan.w);
-  }
-  return plan;
-}
-
-// The plans of the shapes met last: making one takes milliseconds.
-std::shared_ptr<const Plan> plan_of(const Conv& c) {
-  constexpr size_t kMost = 1024;
-  static auto* mutex = new std::mutex;
-  static auto* plans = new std::map<std::vector<int64_t>, std::shared_ptr<const Plan>>;
-  const auto key = c.key();
-  std::lock_guard<std::mutex> lock(*mutex);
-  auto found = plans->find(key);
-  if (found != plans->end()) return found->second;
-  OneThread one;
-  auto plan = std::make_shared<const Plan>(make_plan(c));
-  if (plans->size() >= kMost) plans->clear();
-  plans->emplace(key, plan);
-  return plan;
-}
-
-void execute(const dnnl::primitive& primitive, const std::unordered_map<int, memory>& args) {
-  dnnl::stream stream(engine());
-  primitive.execute(stream, args);
-  stream.wait();
-}
-
-memory at(const memory::desc& desc, void* data) { return memory(desc, engine(), data); }
-
-// From our layout of the kernel to the plan's, or back for its gradient.
-void reorder(const Plan& plan, const memory& from, const memory& to) {
-  const Scratch scratch(plan.reorder_scratchpad.get_size());
-  execute(plan.reorder, {{DNNL_ARG_FROM, from},
-                         {DNNL_ARG_TO, to},
-                         {DNNL_ARG_SCRATCHPAD, at(plan.reorder_scratchpad, scratch.get())}});
-}
 
 // Rows `first` to `last` of a kernel, each the features of one input at one place, from our layout to the
 // plan's.
@@ -230,15 +87,21 @@ class Packed {
 };
 
 // One task: x, w, y are where its images and the kernel begin, packed or to be; the result is among them.
-void run(const Conv& c, const Plan& plan, void* x, void* w, void* y) {
+void run(const Conv& c, const std::shared_ptr<const Plan>& own_plan, void* x, void* w, void* y) {
+  const Plan& plan = *own_plan;
   const bool of_kernel = c.kind == kKernelGradient, of_images = c.kind == kImageGradient;
   const bool reorders = plan.reorders && of_kernel;
   const Scratch scratch(plan.scratchpad.get_size()), own(reorders ? plan.w.get_size() : 0);
   void* const kernel = reorders ? own.get() : w;
-  execute(plan.conv, {{of_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, at(plan.x, x)},
-                      {of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, at(plan.w, kernel)},
-                      {c.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, at(plan.y, y)},
-                      {DNNL_ARG_SCRATCHPAD, at(plan.scratchpad, scratch.get())}});
+  Arguments& args = arguments_of(own_plan);
+  const auto set = [&](int arg, const memory::desc& desc, void* data) {
+    args.try_emplace(arg, desc, engine(), nullptr).first->second.set_data_handle(data);
+  };
+  set(of_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, plan.x, x);
+  set(of_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, plan.w, kernel);
+  set(c.kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, plan.y, y);
+  set(DNNL_ARG_SCRATCHPAD, plan.scratchpad, scratch.get());
+  execute(plan.conv, args);
   if (reorders) reorder(plan, at(plan.w, kernel), at(plan.hwio, w));
 }
 
@@ -345,7 +208,7 @@ ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Any
       std::make_shared<const std::vector<Part>>(parts_of(c, std::max<int64_t>(1, pool.num_threads())));
   const auto tasks = static_cast<int64_t>(parts->size());
   auto plan_of_part = [=](int64_t i) { return plan_of((*parts)[i].conv); };
-  auto run_part = [=](int64_t i, const Plan& plan, void* w) {
+  auto run_part = [=](int64_t i, const std::shared_ptr<const Plan>& plan, void* w) {
     const Part& part = (*parts)[i];
     run(part.conv, plan, x_data + part.x_offset * bytes, w, y_data + part.y_offset * bytes);
   };
@@ -354,9 +217,9 @@ ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Any
     const auto packed = plan->reorders ? std::make_shared<Packed>(c, plan, w_data) : nullptr;
     return in_parallel(pool, tasks, [=](int64_t i) {
       const auto own = plan_of_part(i);
-      if (!own->reorders) return run_part(i, *own, w_data);
-      if (packed && own->w == plan->w) return run_part(i, *own, packed->get());
-      run_part(i, *own, Packed(c, own, w_data).get());
+      if (!own->reorders) return run_part(i, own, w_data);
+      if (packed && own->w == plan->w) return run_part(i, own, packed->get());
+      run_part(i, own, Packed(c, own, w_data).get());
     });
   }
   // Each task's own sum, and then the sum of these, always in the same order. The first is the result where
@@ -368,7 +231,7 @@ ffi::Future convolve(Kind kind, ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Any
     return i < 0 ? reinterpret_cast<float*>(w_data) : reinterpret_cast<float*>(sums->get()) + i * w_size;
   };
   return in_parallel(
-      pool, tasks, [=](int64_t i) { run_part(i, *plan_of_part(i), sum_of(i)); },
+      pool, tasks, [=](int64_t i) { run_part(i, plan_of_part(i), sum_of(i)); },
       [=] {
         float* sum = sum_of(0);
         for (int64_t t = 1; t < tasks; ++t) {
