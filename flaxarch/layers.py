@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from flax.linen.initializers import Initializer
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -92,9 +93,17 @@ class Network(nn.Module, kw_only=True):
     aux_weight: ClassVar[float] = 0.0  # in the training loss, of each auxiliary head's loss
 
 
+def _promote_for_conv(inputs: Any, kernel: Any, bias: Any, *, dtype: Any) -> Any:
+    """To the type of the computation; on a CPU not the bias: its gradient would be summed in bfloat16."""
+    if ops.native_forms():
+        return promote_dtype(inputs, kernel, bias, dtype=dtype)
+    return *promote_dtype(inputs, kernel, dtype=dtype), bias
+
+
 class Conv(nn.Conv):
     """`nn.Conv` which, given another number of channels than its parameters have, says so in a sentence."""
 
+    promote_dtype: Any = _promote_for_conv
     torch_bias: bool = False  # the bias starts uniform within ±1 / sqrt(fan_in)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -105,7 +114,8 @@ class Conv(nn.Conv):
                     f"{'/'.join(self.path)} has parameters for {channels} channels and is given "
                     f"{inputs.shape[-1]}: the images need as many channels as those of `init`"
                 )
-        return super().__call__(inputs)
+        y = super().__call__(inputs)
+        return y if self.dtype is None else y.astype(self.dtype)
 
     def param(self, name: str, init_fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if name == "bias" and self.torch_bias:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from flaxarch.layers import Conv
 from flaxarch.ops import avg_pool, conv_general_dilated, global_avg_pool, max_pool, use_native_forms
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -145,6 +146,26 @@ def test_forward_and_reverse_derivatives_agree(kernel):
     slope = jax.jit(lambda w: jax.jvp(partial(loss, x), (w,), (along,))[1])(w)
     gradient = jax.jit(jax.grad(loss, argnums=1))(x, w)
     np.testing.assert_allclose(slope, jnp.vdot(gradient, along), rtol=1e-4)
+
+
+def test_max_pool_sums_bfloat16_gradients_in_float32():
+    x, g = normal(0, (2, 9, 9, 3)).astype(jnp.bfloat16), normal(1, (2, 4, 4, 3)).astype(jnp.bfloat16)
+    y, pull = jax.vjp(lambda x: max_pool(x, (3, 3), (2, 2)), x)
+    wide, wide_pull = jax.vjp(lambda x: max_pool(x, (3, 3), (2, 2)), x.astype(jnp.float32))
+    assert jnp.array_equal(y, wide.astype(jnp.bfloat16))
+    assert jnp.array_equal(pull(g)[0], wide_pull(g.astype(jnp.float32))[0].astype(jnp.bfloat16))
+
+
+def test_gradient_of_a_bias_sums_bfloat16_in_float32():
+    conv = Conv(3, (1, 1), dtype=jnp.bfloat16, conv_general_dilated=conv_general_dilated)
+    x = normal(0, (4, 64, 64, 2)).astype(jnp.bfloat16)
+    variables = conv.init(jax.random.key(1), x)
+    y, pull = jax.vjp(
+        lambda bias: conv.apply({"params": variables["params"] | {"bias": bias}}, x), jnp.ones(3)
+    )
+    assert y.dtype == jnp.bfloat16
+    g = jnp.abs(normal(2, y.shape)).astype(jnp.bfloat16)
+    np.testing.assert_allclose(pull(g)[0], np.asarray(g, np.float64).sum((0, 1, 2)), rtol=1e-5)
 
 
 def test_depthwise_convolution_sums_bfloat16_in_float32():
