@@ -160,9 +160,12 @@ def test_gradient_of_a_bias_sums_bfloat16_in_float32():
     conv = Conv(3, (1, 1), dtype=jnp.bfloat16, conv_general_dilated=conv_general_dilated)
     x = normal(0, (4, 64, 64, 2)).astype(jnp.bfloat16)
     variables = conv.init(jax.random.key(1), x)
-    y, pull = jax.vjp(
-        lambda bias: conv.apply({"params": variables["params"] | {"bias": bias}}, x), jnp.ones(3)
-    )
+
+    def biased(bias: jax.Array) -> jax.Array:
+        y: Any = conv.apply({"params": {**variables["params"], "bias": bias}}, x)
+        return y
+
+    y, pull = jax.vjp(biased, jnp.ones(3))
     assert y.dtype == jnp.bfloat16
     g = jnp.abs(normal(2, y.shape)).astype(jnp.bfloat16)
     np.testing.assert_allclose(pull(g)[0], np.asarray(g, np.float64).sum((0, 1, 2)), rtol=1e-5)
