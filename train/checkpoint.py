@@ -4,9 +4,11 @@ Two folders, because one that keeps the best N may throw away the newest. A chec
 Orbax writes it under another name and renames it at the end.
 """
 
+import gc
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,11 +142,12 @@ class Checkpoints:
             found, progress = read_alone(self._run_dir, alone, (state, sums))
             return Snapshot(*self._partitioner.place(found), **progress), []
         for step in sorted(self._last.all_steps(), reverse=True):
-            try:
-                snapshot = self._restore(step, state, sums)
-            except Exception as error:  # damage shows itself as a dozen types, from JSON's to TensorStore's
-                failures[step] = (str(error).strip() or repr(error)).splitlines()[0]
-                continue
+            with _without_dropped_reads():
+                try:
+                    snapshot = self._restore(step, state, sums)
+                except Exception as error:  # damage shows itself as a dozen types: JSON's, TensorStore's
+                    failures[step] = (str(error).strip() or repr(error)).splitlines()[0]
+                    continue
             for broken in failures:
                 self._set_aside(broken)
             return snapshot, [
@@ -309,6 +312,15 @@ def _without_stragglers(hook: Callable[[Any], object]) -> Callable[[Any], None]:
             hook(unraisable)
 
     return filtered
+
+
+@contextmanager
+def _without_dropped_reads() -> Iterator[None]:
+    """Within this, nothing is said of the reads that Orbax had yet to begin when one failed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        yield
+        gc.collect()  # which is when Python speaks of them
 
 
 def _items(snapshot: Snapshot) -> ocp.args.Composite:
