@@ -31,7 +31,10 @@ Peak memory is the device's, on a CPU the process's.
 """
 # Of a device's file.
 REMARKS = {
-    "2-cpu-cores": ["A CPU that was not named; inference with the native kernels was without memory kept."]
+    "2-cpu-cores": [
+        "A CPU that was not named. Inference with the native kernels was without memory kept, and bfloat16's",
+        "gradients of max-pools and of convolutions' biases were bfloat16 sums then, which took longer.",
+    ]
 }
 AIMS = """### What was aimed at
 
