@@ -18,6 +18,6 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
     lines = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    if "model name" not in found:  # on other architectures than x86
+    if not {"model name", "cpu family", "model"} <= {*found}:  # on other architectures than x86
         return platform.machine()
     return f"{found['model name']}, family {found['cpu family']}, model {found['model']}"

@@ -53,7 +53,8 @@ def _in_turns(network: str, mode: Mode) -> dict[str, dict[str, Any]]:
     processes = {}
     for memory in ("given back", "kept"):
         processes[memory] = subprocess.Popen([*command, memory], **pipes)
-        processes[memory].stdout.readline()
+        if not processes[memory].stdout.readline():
+            sys.exit(1)  # it has said why
     for _ in range(ROUNDS):
         for process in processes.values():
             process.stdin.write("\n")

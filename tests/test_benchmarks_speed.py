@@ -1,8 +1,10 @@
+import platform
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import hardware
 from benchmarks.speed import aims, report, run
 from benchmarks.speed.cases import NETWORKS, Case, cases, contenders
 from benchmarks.speed.contender import Contender, Interpreters
@@ -63,6 +65,22 @@ def test_rows_that_are_kept_are_read_as_they_were_and_replaced_by_the_next(
     rows = run._time([Fixed("flaxarch", 0.01), Fixed("torch", 0.05)], 3, 0.1, 60)
     run.keep(rows)
     assert run.read(path) == rows
+
+
+def test_a_cpu_has_a_file_of_its_name_and_older_rows_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    info = tmp_path / "cpuinfo"
+    info.write_text(
+        "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: A (R) CPU @ 2 GHz\n\nprocessor\t: 1\n"
+    )
+    monkeypatch.setattr(hardware, "_CPUINFO", info)
+    assert hardware.cpu() == "A (R) CPU @ 2 GHz, family 6, model 143"
+    row = {"device": "cpu", "cores": 2, "cpu": hardware.cpu()}
+    assert run.path_of(row).name == "2-cores-of-a-r-cpu-2-ghz-family-6-model-143.csv"
+    assert run.path_of({"device": "cpu", "cores": 2}).name == "2-cpu-cores.csv"
+    info.write_text("processor\t: 0\nmodel name\t: ARMv7\n")
+    assert hardware.cpu() == platform.machine()
 
 
 def test_contender_that_is_not_there_says_why_and_answers_nothing():

@@ -39,7 +39,7 @@ def test_steps_come_to_take_hardly_a_new_page_where_memory_is_kept():
 
 
 @pytest.mark.parametrize(("asked", "kept"), [("1", [True]), ("0", []), (None, [])])
-def test_the_trainer_keeps_memory_where_it_is_to_use_the_kernels(
+def test_memory_is_kept_where_the_kernels_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, asked: str | None, kept: list[bool]
 ):
     calls: list[bool] = []

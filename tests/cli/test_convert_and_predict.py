@@ -18,6 +18,7 @@ from flaxarch.commands.base import UsageError
 from flaxarch.commands.batches import results
 from flaxarch.commands.classes import class_names, imagenet_classes
 from flaxarch.convert.recognise import recognise, shapes_of
+from flaxarch.ops.native import memory
 from tests.cli.conftest import Answer, packed
 
 DATA = Path(flaxarch.__file__).parent / "data"
@@ -120,6 +121,17 @@ def test_predict_gives_the_softmax_of_the_network(lenet: Path, photos: Path, run
     assert [x["class"] for x in top] == np.argsort(-expected)[:3].tolist()
     np.testing.assert_allclose([x["probability"] for x in top], np.sort(expected)[::-1][:3], rtol=1e-5)
     assert all(x["name"] == str(x["class"]) for x in top)
+
+
+def test_predict_keeps_memory_where_the_kernels_are_asked_for(
+    lenet: Path, photos: Path, run, monkeypatch: pytest.MonkeyPatch
+):
+    kept: list[bool] = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: kept.append(True))
+    for wanted in (False, True):
+        monkeypatch.setattr(memory, "wants_cpu_kernels", lambda wanted=wanted: wanted)
+        run("predict", photos, "--weights", lenet)
+        assert kept == [True] * wanted
 
 
 def test_batches_change_no_prediction(lenet: Path, photos: Path, run, tmp_path: Path):

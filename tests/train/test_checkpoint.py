@@ -1,5 +1,7 @@
+import gc
 import shutil
 import time
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -206,6 +208,27 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before_and_can_be_writt
     again = restore(tmp_path)
     assert again is not None
     assert_equal(again[0], snapshot(20, MeshPartitioner()))
+
+
+def test_nothing_is_said_of_reads_that_were_dropped_when_one_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def read() -> None:
+        pass
+
+    def failing(*_: Any) -> Snapshot:
+        error: Any = ValueError("damaged")
+        error.dropped = error, read()  # which goes when Python looks for cycles
+        raise error
+
+    save(tmp_path, 10)
+    monkeypatch.setattr(Checkpoints, "_restore", failing)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", RuntimeWarning)
+        with pytest.raises(CheckpointError, match="of 10: damaged"):
+            restore(tmp_path)
+        gc.collect()
+    assert not said
 
 
 def test_checkpoint_that_was_being_written_does_not_count(tmp_path: Path):
