@@ -1,20 +1,23 @@
-"""Training and inference with the native kernels, with memory given back after each call, and kept.
+"""Training and inference with memory given back after each call, and kept.
 
     python -m benchmarks.kept_memory [--keep] [NETWORK ...]
 
-A training step is the trainer's, and inference is of a batch of 16; each both ways, in processes of their own
-that take turns: median of eight rounds after three calls, pages that the system handed out in a call, and the
-most memory that the process had. `--keep` writes `benchmarks/results/kept_memory.json`, in `docs/speed.md`.
+A training step is the trainer's, and inference is of a batch of 16; each with the native kernels and without,
+both ways, in four processes that take turns: median of eight rounds after three calls, pages that the system
+handed out in a call, and the most memory that the process had. `--keep` writes
+`benchmarks/results/kept_memory.json`, in `docs/speed.md`.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,41 +41,41 @@ def main() -> None:
     rows = []
     for mode in get_args(Mode):
         for network in args.networks:
-            for memory, measured in _in_turns(network, mode).items():
-                rows.append({"network": network, "mode": mode, "memory": memory, **measured})
-                print(json.dumps(rows[-1]), flush=True)
+            for row in _in_turns(network, mode):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
     if args.keep:
         kept = {"hardware": hardware.cores(), "jax": version("jax"), "rows": rows}
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def _in_turns(network: str, mode: Mode) -> dict[str, dict[str, Any]]:
-    """What each process says at its end, after rounds of A B A B."""
+def _in_turns(network: str, mode: Mode) -> list[dict[str, Any]]:
+    """What each process says at its end, after rounds of A B C D, A B C D."""
     command = [sys.executable, "-c", "from benchmarks.kept_memory import answer; answer()", network, mode]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = {}
-    for memory in ("given back", "kept"):
-        processes[memory] = subprocess.Popen([*command, memory], **pipes)
-        if not processes[memory].stdout.readline():
+    processes = []
+    for kernels, memory in product(("without", "with"), ("given back", "kept")):
+        processes.append(subprocess.Popen([*command, kernels, memory], **pipes))
+        if not processes[-1].stdout.readline():
             sys.exit(1)  # it has said why
     for _ in range(ROUNDS):
-        for process in processes.values():
+        for process in processes:
             process.stdin.write("\n")
             process.stdin.flush()
             process.stdout.readline()
-    said = {memory: process.communicate()[0] for memory, process in processes.items()}
-    return {memory: json.loads(text) for memory, text in said.items()}
+    return [json.loads(process.communicate()[0]) for process in processes]
 
 
 def answer() -> None:
     """What a process of its own does: a call for each line that it reads, and at the end what they took."""
     from benchmarks.speed.contenders import of_flaxarch
 
-    network, mode, memory = sys.argv[1:]
+    network, mode, kernels, memory = sys.argv[1:]
+    os.environ["FLAXARCH_KEEP_MEMORY"] = str(int(memory == "kept"))
     if memory == "kept" and not ops.keep_freed_memory():
         sys.exit("memory can't be kept here")
     batch = NETWORKS[network].cpu_training_batch if mode == "training" else 16
-    with ops.use_cpu_kernels():
+    with ops.use_cpu_kernels(kernels == "with"):
         prepared = of_flaxarch.prepare(Case(network, mode, batch, "float32"), "")  # pyright: ignore[reportArgumentType]
     prepared.run(3)
     before, times = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
@@ -84,6 +87,10 @@ def answer() -> None:
         print("done", flush=True)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     measured = {
+        "network": network,
+        "mode": mode,
+        "kernels": kernels,
+        "memory": memory,
         "batch": batch,
         "ms": round(1000 * statistics.median(times), 1),
         "pages": (usage.ru_minflt - before) // len(times),
@@ -98,11 +105,11 @@ def table() -> str:
     lines = [
         f"{kept['hardware']}, jax {kept['jax']}: `python -m benchmarks.kept_memory`.",
         "",
-        "| network | work | batch | memory | ms | pages a call | peak, GiB |",
-        f"|{' --- |' * 7}",
+        "| network | work | batch | kernels | memory | ms | pages a call | peak, GiB |",
+        f"|{' --- |' * 8}",
     ]
     for row in kept["rows"]:
-        named = (row[key] for key in ("network", "mode", "batch", "memory", "ms"))
+        named = (row[key] for key in ("network", "mode", "batch", "kernels", "memory", "ms"))
         cells = (*named, f"{row['pages']:,}", row["peak_gib"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

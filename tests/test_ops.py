@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from flaxarch.layers import Conv
-from flaxarch.ops import avg_pool, conv_general_dilated, global_avg_pool, max_pool, use_native_forms
+from flaxarch.ops import conv_general_dilated, use_native_forms
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -148,14 +147,6 @@ def test_forward_and_reverse_derivatives_agree(kernel):
     np.testing.assert_allclose(slope, jnp.vdot(gradient, along), rtol=1e-4)
 
 
-def test_max_pool_sums_bfloat16_gradients_in_float32():
-    x, g = normal(0, (2, 9, 9, 3)).astype(jnp.bfloat16), normal(1, (2, 4, 4, 3)).astype(jnp.bfloat16)
-    y, pull = jax.vjp(lambda x: max_pool(x, (3, 3), (2, 2)), x)
-    wide, wide_pull = jax.vjp(lambda x: max_pool(x, (3, 3), (2, 2)), x.astype(jnp.float32))
-    assert jnp.array_equal(y, wide.astype(jnp.bfloat16))
-    assert jnp.array_equal(pull(g)[0], wide_pull(g.astype(jnp.float32))[0].astype(jnp.bfloat16))
-
-
 def test_gradient_of_a_bias_sums_bfloat16_in_float32():
     conv = Conv(3, (1, 1), dtype=jnp.bfloat16, conv_general_dilated=conv_general_dilated)
     x = normal(0, (4, 64, 64, 2)).astype(jnp.bfloat16)
@@ -210,66 +201,6 @@ def test_other_layouts_are_left_to_lax():
     )
     ours, native = both_forms(conv, normal(0, (2, 4, 5, 6)), normal(1, (6, 2, 3, 3)))
     chex.assert_trees_all_equal(ours, native)
-
-
-@pytest.mark.parametrize(
-    ("window", "strides", "padding"),
-    [
-        ((3, 3), (2, 2), 1),
-        ((2, 2), (2, 2), 0),
-        ((3, 3), (1, 1), 1),
-        ((3, 2), (2, 1), ((0, 1), (1, 0))),
-    ],
-)
-@pytest.mark.parametrize("ties", [False, True])
-def test_max_pool_and_its_gradient_equal_lax(window, strides, padding, ties: bool):
-    x = normal(0, (2, 10, 11, 5))
-    if ties:
-        x = jnp.round(jax.nn.relu(x))  # many windows whose maximum stands in several places
-    ours, native = both_forms(partial(max_pool, window_shape=window, strides=strides, padding=padding), x)
-    assert_close(ours, native)
-
-
-def test_max_pools_gradient_survives_compilation_with_what_comes_before():
-    # XLA computes the pool's input anew where it is cheap to, and may round it otherwise each time.
-    def loss(x: jax.Array) -> jax.Array:
-        x = jax.nn.relu(
-            (x - x.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(x.var((0, 1, 2), keepdims=True)) * 1.3
-        )
-        y = max_pool(x, (3, 3), (2, 2), padding=1)
-        return (y * normal(9, y.shape)).sum()
-
-    gradients = []
-    for native in (False, True):
-        with use_native_forms(native):
-            gradients.append(jax.jit(jax.grad(loss))(normal(0, (4, 33, 33, 16))))
-    assert_close(*gradients)
-
-
-def test_max_pool_has_forward_derivatives_too():
-    x, direction = normal(0, (1, 6, 6, 3)), normal(1, (1, 6, 6, 3))
-    pool = partial(max_pool, window_shape=(2, 2), strides=(2, 2))
-    y, tangent = jax.jvp(pool, (x,), (direction,))
-    step = 1e-3
-    np.testing.assert_allclose(tangent, (pool(x + step * direction) - y) / step, atol=2e-3)
-
-
-def test_max_pool_pads_with_minus_infinity():
-    pooled = max_pool(-jnp.ones((1, 4, 4, 1)), (3, 3), (2, 2), padding=1)
-    chex.assert_trees_all_equal(pooled, -jnp.ones((1, 2, 2, 1)))
-
-
-def test_avg_pool_counts_padding_or_leaves_it_out():
-    x = jnp.ones((1, 3, 3, 1))
-    counted = avg_pool(x, (2, 2), (2, 2), padding=((0, 1), (0, 1)))
-    left_out = avg_pool(x, (2, 2), (2, 2), padding=((0, 1), (0, 1)), count_padding=False)
-    np.testing.assert_allclose(counted[0, :, :, 0], [[1, 0.5], [0.5, 0.25]])
-    np.testing.assert_allclose(left_out[0, :, :, 0], [[1, 1], [1, 1]])
-
-
-def test_global_avg_pool_is_the_mean_over_space():
-    x = normal(0, (2, 3, 5, 4))
-    np.testing.assert_allclose(global_avg_pool(x), np.asarray(x).mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_no_image_under_a_kernel_of_its_size_gives_no_result():

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 import flaxarch
 from flaxarch.ops import avg_pool, cpu_kernels, max_pool, use_cpu_kernels, use_native_forms
-from flaxarch.ops.native.conv import takes_type
 from tests.test_ops_random import TRANSFORMED, Case, errors, random_case, value_and_gradients
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -171,71 +170,6 @@ def test_bfloat16_stays_bfloat16_and_near_float32():
             assert a.dtype == jnp.bfloat16
             largest = float(jnp.abs(b).max())
             np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=2**-8 * largest)
-
-
-@needs_kernels
-@pytest.mark.parametrize(
-    ("window", "strides", "padding", "dtype"),
-    [
-        ((3, 3), (2, 2), 1, jnp.float32),
-        ((3, 3), (2, 2), 1, jnp.bfloat16),
-        ((2, 2), (2, 2), 0, jnp.float32),
-        ((3, 2), (1, 3), ((0, 2), (1, 0)), jnp.float32),
-        ((2, 3), (3, 4), 0, jnp.bfloat16),  # rows and columns that no window sees
-    ],
-)
-def test_max_pool_and_its_derivatives_equal_lax(window, strides, padding, dtype):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.integers(-3, 4, (2, 9, 10, 150)), dtype)  # most windows hold their maximum twice
-
-    def run(x: jax.Array) -> Any:
-        y, pull = jax.vjp(partial(max_pool, window_shape=window, strides=strides, padding=padding), x)
-        return y, pull(jnp.round(4 * jnp.sin(jnp.arange(y.size))).reshape(y.shape).astype(dtype))
-
-    ours, expected = both(run, x)
-    assert ("max_pool_and_place" in calls(run, x)) == takes_type(x)
-    for a, b in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
-
-
-@needs_kernels
-def test_max_pool_can_be_mapped_and_derived_in_any_order():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 8, 8, 5)), jnp.float32)
-
-    def loss(x: jax.Array) -> jax.Array:
-        return (max_pool(x, (3, 3), (2, 2), 1) ** 3).sum()
-
-    def run(x: jax.Array) -> Any:
-        hessian_times = jax.vmap(lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.cos(x),))[1])(x)
-        twice = jax.grad(lambda x: jnp.sin(jax.grad(loss)(x)).sum())(x[0])
-        one_image = jax.vmap(jax.grad(loss), 1, 1)(x[0][None])
-        return hessian_times, twice, one_image
-
-    with use_cpu_kernels(False):
-        expected = jax.jit(run)(x)
-    ours, _ = both(run, x)
-    assert max(errors(ours, expected)) < 1e-5
-
-
-@needs_kernels
-def test_max_pool_keeps_nan_and_infinity():
-    x = np.random.default_rng(0).normal(size=(1, 6, 6, 4)).astype(np.float32)
-    x[0, 1, 1, 0], x[0, 3, 4, 1], x[0, :3, :3, 2], x[0, 5, 5, 3] = np.nan, np.inf, -np.inf, np.nan
-    ours, expected = both(lambda x: max_pool(x, (3, 3), (2, 2), 1), jnp.asarray(x))
-    np.testing.assert_array_equal(ours, expected)
-    assert np.isnan(np.asarray(ours)).sum() == 5  # the first is in four windows
-
-
-@needs_kernels
-@pytest.mark.parametrize("count_padding", [True, False])
-def test_avg_pool_and_its_gradient_equal_lax(count_padding: bool):
-    def run(x: jax.Array) -> Any:
-        y, pull = jax.vjp(lambda x: avg_pool(x, (3, 3), (2, 2), 1, count_padding=count_padding), x)
-        return y, pull(jnp.sin(y))
-
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8, 5)), jnp.float32)
-    ours, expected = both(run, x)
-    assert max(errors(ours, expected)) < 1e-5
 
 
 @needs_kernels

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxarch.ops.bilinear import Free, bilinear
+from flaxarch.ops.lowering import apart
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
@@ -102,23 +103,23 @@ conv = bilinear(
 
 def _pointwise(x: jax.Array, w: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
     """x (..., C), w (C, features) -> y (..., features)."""
-    return lax.dot_general(kept(x), w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
 def _pointwise_x_gradient(y_bar: jax.Array, w: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
-    return lax.dot_general(kept(y_bar), w, (((y_bar.ndim - 1,), (1,)), ((), ())), precision=precision)
+    return lax.dot_general(y_bar, w, (((y_bar.ndim - 1,), (1,)), ((), ())), precision=precision)
 
 
 def _pointwise_w_gradient(x: jax.Array, y_bar: jax.Array, precision: lax.PrecisionLike) -> jax.Array:
     pixels = tuple(range(x.ndim - 1))
-    return lax.dot_general(kept(x), kept(y_bar), ((pixels, pixels), ((), ())), precision=precision)
+    return lax.dot_general(x, y_bar, ((pixels, pixels), ((), ())), precision=precision)
 
 
 pointwise = bilinear(
     "pointwise_conv",
-    (_pointwise, Free((0, 0), (1, 3))),
-    (_pointwise_x_gradient, Free((0, 0), (0, 3))),
-    (_pointwise_w_gradient, Free((3, 0), (3, 1))),
+    (apart(_pointwise), Free((0, 0), (1, 3))),
+    (apart(_pointwise_x_gradient), Free((0, 0), (0, 3))),
+    (apart(_pointwise_w_gradient), Free((3, 0), (3, 1))),
 )
 
 

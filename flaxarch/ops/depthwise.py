@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxarch.ops.bilinear import Free, bilinear
-from flaxarch.ops.dense import kept
+from flaxarch.ops.lowering import apart
+from flaxarch.ops.sums import over_pixels
 
 
 class Geometry(NamedTuple):
@@ -37,28 +38,15 @@ def _x_gradient(y_bar: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array
     for n, m, k, s, d in zip(geometry.input_size, y_bar.shape[1:3], *geometry[1:], strict=True):
         reach = (k - 1) * d
         pads.append((reach, n - (m - 1) * s - 1, s - 1))
-    spread = lax.pad(kept(y_bar), jnp.zeros((), y_bar.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    spread = lax.pad(y_bar, jnp.zeros((), y_bar.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
     geometry = geometry._replace(input_size=spread.shape[1:3], strides=(1, 1))
     return _forward(spread, w[::-1, ::-1], geometry)
 
 
 def _w_gradient(x: jax.Array, y_bar: jax.Array, geometry: Geometry) -> jax.Array:
-    """For each entry, what it sees times y_bar, summed.
-
-    Along the rows of the image first, for all entries of a row of the kernel at once: the sum over all pixels
-    in one reduction takes 1.5 to 4 times as long, and so does a reduction for each entry.
-    """
-    y_bar = kept(y_bar)
-    zero = jnp.zeros((), x.dtype)
-
-    def add(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> list[jax.Array]:
-        return [i + j for i, j in zip(a, b, strict=True)]
-
-    rows = []
-    for row in _views(x, y_bar.shape[1:3], geometry):
-        along_rows = lax.reduce([view * y_bar for view in row], [zero] * len(row), add, (2,))
-        rows.append(jnp.stack([entry.sum((0, 1)) for entry in along_rows]))
-    return jnp.stack(rows)
+    """For each entry, what it sees times y_bar, summed; for all entries of a row of the kernel at once."""
+    rows = _views(x, y_bar.shape[1:3], geometry)
+    return jnp.stack([jnp.stack(over_pixels([view * y_bar for view in row])) for row in rows])
 
 
 def _views(x: jax.Array, size: Sequence[int], geometry: Geometry) -> list[list[jax.Array]]:
@@ -78,7 +66,7 @@ def _views(x: jax.Array, size: Sequence[int], geometry: Geometry) -> list[list[j
 
 conv = bilinear(
     "depthwise_conv",
-    (_forward, Free((0, 0), None)),
-    (_x_gradient, Free((0, 0), None)),
-    (_w_gradient, Free(None, None)),
+    (apart(_forward), Free((0, 0), None)),
+    (apart(_x_gradient), Free((0, 0), None)),
+    (apart(_w_gradient), Free(None, None)),
 )

@@ -1,17 +1,22 @@
 """Pooling over NHWC images with explicit padding, as torch and Caffe count it."""
 
-from functools import partial
+import math
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from flaxarch.ops import native
+from flaxarch.ops import maxima
 from flaxarch.ops.dense import Pads
-from flaxarch.ops.lowering import native_forms
+from flaxarch.ops.lowering import apart, native_forms
+from flaxarch.ops.maxima import Geometry
 
 Padding = int | str | Pads  # one number pads all four sides; "SAME" and "VALID" are TensorFlow's
+# Entries of a window up to which its shifted views are summed up on CPU, in a fifth of `reduce_window`'s time
+# to all of it; with 49 the gradient takes longer. Of 4, 9, 25 and 49 in eight shapes, on two cores.
+_FEW = 25
 
 
 def max_pool(
@@ -29,13 +34,10 @@ def max_pool(
     Where several inputs of a window share the maximum, the first one, row by row, gets the gradient.
     """
     pads = _pads(x, window_shape, strides, padding, ceil_mode)
-    if native_forms():
+    geometry = _geometry(x, window_shape, strides, pads)
+    if native_forms() or geometry is None:
         return _reduce_max(x, window_shape, strides, pads)
-    if native.cpu_kernels() and native.takes_pool(x, window_shape, pads):
-        return native.max_pool(x, window_shape, strides, pads)
-    if x.dtype == jnp.bfloat16:  # whose gradient XLA computes number by number, and rounds at each window
-        return _max_pool_cpu(x.astype(jnp.float32), window_shape, strides, pads).astype(x.dtype)
-    return _max_pool_cpu(x, window_shape, strides, pads)
+    return maxima.max_pool(x, geometry)
 
 
 def avg_pool(
@@ -53,15 +55,25 @@ def avg_pool(
     TensorFlow. What `ceil_mode` adds to the last window is left out only then: torch never counts it.
     """
     pads = _pads(x, window_shape, strides, padding, ceil_mode)
+    geometry = _geometry(x, window_shape, strides, pads)
+    if not native_forms() and geometry is not None and math.prod(window_shape) <= _FEW:
+        return _mean_of_views(maxima.wide(x), geometry, count_padding).astype(jnp.result_type(x, 1.0))
     windows, steps, all_pads = (1, *window_shape, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
-    if native.cpu_kernels() and native.takes_pool(x, window_shape, pads):
-        total = native.sum_pool(x, window_shape, strides, pads)
-    else:
-        total = lax.reduce_window(x, 0.0, lax.add, windows, steps, all_pads)
+    total = lax.reduce_window(x, 0.0, lax.add, windows, steps, all_pads)
     if count_padding:
         return total / (window_shape[0] * window_shape[1])
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return total / lax.reduce_window(ones, 0.0, lax.add, windows, steps, all_pads)
+
+
+@partial(apart, static=(1, 2))
+def _mean_of_views(x: jax.Array, geometry: Geometry, count_padding: bool) -> jax.Array:
+    def total(x: jax.Array) -> jax.Array:
+        return reduce(jnp.add, maxima.shifted(x, geometry, 0.0))
+
+    if count_padding:
+        return total(x) / math.prod(geometry.window_shape)
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -130,49 +142,18 @@ def _ceil(size: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[i
     return before, max(after, (num_windows - 1) * stride + window - size - before)
 
 
+def _geometry(
+    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], pads: Pads
+) -> Geometry | None:
+    """None where no window stands in the images, or there are none."""
+    y = jax.eval_shape(lambda x: _reduce_max(x, window_shape, strides, pads), x)
+    if 0 in y.shape:
+        return None
+    return Geometry((x.shape[1], x.shape[2]), (y.shape[1], y.shape[2]), window_shape, strides, pads)
+
+
 def _reduce_max(
     x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], pads: Pads
 ) -> jax.Array:
     windows, steps = (1, *window_shape, 1), (1, *strides, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, windows, steps, ((0, 0), *pads, (0, 0)))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _max_pool_cpu(
-    x: jax.Array, window_shape: tuple[int, int], strides: tuple[int, int], pads: Pads
-) -> jax.Array:
-    return _reduce_max(x, window_shape, strides, pads)
-
-
-@_max_pool_cpu.defjvp
-def _max_pool_cpu_jvp(window_shape, strides, pads, primals, tangents):
-    """Find each window's first maximum among its shifted views: XLA's gradient is up to 19x slower."""
-    (x,), (x_dot,) = primals, tangents
-    y = _reduce_max(x, window_shape, strides, pads)
-    # Compared with each other, never with y: XLA may compute x anew for y, and round it otherwise there.
-    largest, *others = _shifted(x, window_shape, strides, pads, y.shape, -jnp.inf)
-    place = jnp.zeros(y.shape, jnp.int16)
-    for i, value in enumerate(others, start=1):
-        place = jnp.where(value > largest, jnp.int16(i), place)
-        largest = jnp.maximum(largest, value)
-    y_dot = jnp.zeros_like(y)
-    for i, tangent in enumerate(_shifted(x_dot, window_shape, strides, pads, y.shape, 0.0)):
-        y_dot = y_dot + jnp.where(place == i, tangent, 0)
-    return y, y_dot
-
-
-def _shifted(x, window_shape, strides, pads, shape, fill) -> list[jax.Array]:
-    """For each position in the window, row by row, what the windows hold there: (N, H', W', C)."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
-    (rows, columns), (step_y, step_x) = window_shape, strides
-    n, height, width, channels = shape
-    return [
-        lax.slice(
-            x,
-            (0, i, j, 0),
-            (n, i + (height - 1) * step_y + 1, j + (width - 1) * step_x + 1, channels),
-            (1, step_y, step_x, 1),
-        )
-        for i in range(rows)
-        for j in range(columns)
-    ]

@@ -18,7 +18,7 @@ from flaxarch.commands.base import UsageError
 from flaxarch.commands.batches import results
 from flaxarch.commands.classes import class_names, imagenet_classes
 from flaxarch.convert.recognise import recognise, shapes_of
-from flaxarch.ops.native import memory
+from flaxarch.ops import memory
 from tests.cli.conftest import Answer, packed
 
 DATA = Path(flaxarch.__file__).parent / "data"
@@ -123,13 +123,13 @@ def test_predict_gives_the_softmax_of_the_network(lenet: Path, photos: Path, run
     assert all(x["name"] == str(x["class"]) for x in top)
 
 
-def test_predict_keeps_memory_where_the_kernels_are_asked_for(
+def test_predict_keeps_memory_unless_told_not_to(
     lenet: Path, photos: Path, run, monkeypatch: pytest.MonkeyPatch
 ):
     kept: list[bool] = []
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: kept.append(True))
     for wanted in (False, True):
-        monkeypatch.setattr(memory, "wants_cpu_kernels", lambda wanted=wanted: wanted)
+        monkeypatch.setenv("FLAXARCH_KEEP_MEMORY", str(int(wanted)))
         run("predict", photos, "--weights", lenet)
         assert kept == [True] * wanted
 

@@ -10,12 +10,14 @@ from benchmarks.speed.cases import SCANNED, Case
 from benchmarks.speed.contenders import Prepared
 from benchmarks.speed.contenders.on_jax import OPTIMIZER, filled, images_and_labels
 from benchmarks.speed.contenders.on_jax import prepare as compiled
+from flaxarch import ops
 from train.step import init_state, make_train_step
 
 
 def prepare(case: Case, path: str) -> Prepared:
     """Parameters are filled without a compilation of `init`."""
     del path
+    ops.prepare_memory()  # as the commands do
     row = flaxarch.published(case.network)
     model = flaxarch.create(case.network, dtype=jnp.dtype(case.dtype))
     if case.network in SCANNED:

@@ -7,7 +7,7 @@ from flaxarch import ops
 
 def prepare(case: Case, path: str) -> Prepared:
     """Raises RuntimeError where there are none."""
-    ops.keep_freed_memory()  # as the commands do, and before JAX has any device
+    ops.prepare_memory()  # before JAX has any device
     with ops.use_cpu_kernels():
         if not ops.cpu_kernels():
             raise RuntimeError("no native kernels here")

@@ -18,11 +18,7 @@ import jax
 
 _SOURCE = Path(__file__).with_name("kernels.cc")
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")
-_TARGETS = (
-    *("conv", "conv_dx", "conv_dw"),
-    *("max_pool", "max_pool_take", "max_pool_spread"),
-    *("moments", "products"),
-)
+_TARGETS = ("conv", "conv_dx", "conv_dw")
 _lock = threading.Lock()
 
 

@@ -44,15 +44,17 @@ def takes_convolution(
     sizes = (*x.shape[1:], *w.shape)
     return (
         x.dtype == w.dtype
-        and takes_type(x)
+        and _takes_type(x)
         and precision in (None, lax.Precision.DEFAULT)
         and all(isinstance(n, int) and n > 0 for n in sizes)
-        and fits(x, (w.shape[0], w.shape[1]), pads, dilation)
+        and _fits(x, (w.shape[0], w.shape[1]), pads, dilation)
         and not (_is_depthwise(x, groups) and dilation != (1, 1))
     )
 
 
-def fits(x: jax.Array, window_shape: tuple[int, int], pads: Pads, dilation: tuple[int, int] = (1, 1)) -> bool:
+def _fits(
+    x: jax.Array, window_shape: tuple[int, int], pads: Pads, dilation: tuple[int, int] = (1, 1)
+) -> bool:
     """Whether no pad crops, and at least one window stands in the padded images."""
     return all(
         min(side) >= 0 and n + sum(side) > (k - 1) * d
@@ -60,7 +62,7 @@ def fits(x: jax.Array, window_shape: tuple[int, int], pads: Pads, dilation: tupl
     )
 
 
-def takes_type(x: jax.Array) -> bool:
+def _takes_type(x: jax.Array) -> bool:
     """Whether the kernels know its type, on this CPU."""
     return x.dtype == jnp.float32 or (x.dtype == jnp.bfloat16 and takes_bfloat16())
 

@@ -27,7 +27,7 @@ def wants_cpu_kernels() -> bool:
 
 @contextmanager
 def use_cpu_kernels(wanted: bool = True) -> Iterator[None]:
-    """Trace the enclosed code with oneDNN's kernels for convolution and pooling, or without.
+    """Trace the enclosed code with oneDNN's kernels for convolution, or without.
 
     The first use builds them, in some ten seconds, and keeps them in the user's cache. Where that fails, a
     warning says why, and all goes on without. A function that was jitted before keeps the form that it was

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from flaxarch.ops.native import memory
+from flaxarch.ops import memory
 
 PAGES_OF_STEPS = """
 import resource, sys
@@ -38,15 +38,15 @@ def test_steps_come_to_take_hardly_a_new_page_where_memory_is_kept():
     assert pages("keep") < 0.01 * pages("return")
 
 
-@pytest.mark.parametrize(("asked", "kept"), [("1", [True]), ("0", []), (None, [])])
-def test_memory_is_kept_where_the_kernels_are_asked_for(
+@pytest.mark.parametrize(("asked", "kept"), [("1", [True]), ("0", []), (None, [True])])
+def test_commands_keep_memory_unless_told_not_to(
     monkeypatch: pytest.MonkeyPatch, asked: str | None, kept: list[bool]
 ):
     calls: list[bool] = []
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(True))
-    monkeypatch.delenv("FLAXARCH_CPU_KERNELS", raising=False)
+    monkeypatch.delenv("FLAXARCH_KEEP_MEMORY", raising=False)
     if asked is not None:
-        monkeypatch.setenv("FLAXARCH_CPU_KERNELS", asked)
+        monkeypatch.setenv("FLAXARCH_KEEP_MEMORY", asked)
     memory.prepare_memory()
     assert calls == kept
 

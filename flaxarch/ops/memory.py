@@ -1,12 +1,11 @@
 """Memory that a computation gives back stays with the process, on a CPU."""
 
 import ctypes
+import os
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 import jax
-
-from flaxarch.ops.native.switch import wants_cpu_kernels
 
 # Of glibc's malloc.h, and what they are set to: never give memory back; never take it outside of the heap, to
 # which freed memory would not return; one heap for all threads, for further ones are too small for a network.
@@ -14,8 +13,8 @@ _SETTINGS = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX":
 
 
 def prepare_memory() -> None:
-    """Keeps memory where the native kernels for CPU are asked for: with them, it is much of the time."""
-    if wants_cpu_kernels():
+    """Keeps memory, as all commands do, unless FLAXARCH_KEEP_MEMORY=0 is in the environment."""
+    if os.environ.get("FLAXARCH_KEEP_MEMORY", "1") not in ("", "0"):
         keep_freed_memory()
 
 
@@ -23,10 +22,10 @@ def keep_freed_memory() -> bool:
     """Has glibc keep what is freed, where all devices will be CPUs; whether it does.
 
     XLA takes the memory of a call anew each time, and gives it back: up to gigabytes, which the system would
-    hand out page by page, each cleared before. The process may take more than twice as much for it, since
-    freed memory is not always of use for what comes next: `python -m benchmarks.kept_memory`. Call it before
-    JAX has any device: threads that have a heap of their own keep that. Does nothing where there may be an
-    accelerator, or a C library that is not glibc.
+    hand out page by page, each cleared before. That can be a third of the time of a training step. The
+    process may take twice as much for it and more, since freed memory is not always of use for what comes
+    next: `python -m benchmarks.kept_memory`. Call it before JAX has any device: threads that have a heap of
+    their own keep that. Does nothing where there may be an accelerator, or a C library that is not glibc.
     """
     if not _only_cpus():
         return False
