@@ -166,6 +166,14 @@ def test_where_no_window_stands_there_is_no_result(pool: Any, shape: tuple[int, 
     chex.assert_trees_all_equal(gradient, (jnp.zeros(shape),))
 
 
+@pytest.mark.parametrize("pool", [max_pool, avg_pool])
+def test_lists_are_as_good_as_tuples(pool: Any):
+    x = normal(0, (1, 6, 6, 2))
+    of_lists = jax.grad(lambda x: pool(x, [3, 3], [2, 2], [[1, 0], [0, 1]]).sum())(x)
+    of_tuples = jax.grad(lambda x: pool(x, (3, 3), (2, 2), ((1, 0), (0, 1))).sum())(x)
+    chex.assert_trees_all_equal(of_lists, of_tuples)
+
+
 def test_pools_of_integers():
     x = jnp.arange(16).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(max_pool(x, (2, 2), (2, 2))[0, :, :, 0], [[5, 7], [13, 15]])

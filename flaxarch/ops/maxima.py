@@ -1,9 +1,9 @@
 """Max-pooling on CPU: the largest of the image's shifted views; its gradient goes to the first of them.
 
-XLA's own form takes up to nine times as long, and its gradient up to nineteen times. Where there is something
-to differentiate, the maxima come with their places. What another image has in these is linear in that image,
-and a gradient is spread to them: two operations that are each other's gradients, so that there are
-derivatives of all orders, forward and backward.
+XLA's own forms, of the gradient above all, take several times as long. Where there is something to
+differentiate, the maxima come with their places. What another image has in these is linear in that image, and
+a gradient is spread to them: two operations that are each other's gradients, so that there are derivatives of
+all orders, forward and backward.
 """
 
 from functools import partial, reduce

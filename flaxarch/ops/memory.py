@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
     """Has glibc keep what is freed, where all devices will be CPUs; whether it does.
 
     XLA takes the memory of a call anew each time, and gives it back: up to gigabytes, which the system would
-    hand out page by page, each cleared before. That can be a third of the time of a training step. The
+    hand out page by page, each cleared before. That can be a quarter of the time of a training step. The
     process may take twice as much for it and more, since freed memory is not always of use for what comes
     next: `python -m benchmarks.kept_memory`. Call it before JAX has any device: threads that have a heap of
     their own keep that. Does nothing where there may be an accelerator, or a C library that is not glibc.

@@ -1,6 +1,7 @@
 """Pooling over NHWC images with explicit padding, as torch and Caffe count it."""
 
 import math
+from collections.abc import Sequence
 from functools import partial, reduce
 
 import jax
@@ -14,8 +15,8 @@ from flaxarch.ops.lowering import apart, native_forms
 from flaxarch.ops.maxima import Geometry
 
 Padding = int | str | Pads  # one number pads all four sides; "SAME" and "VALID" are TensorFlow's
-# Entries of a window up to which its shifted views are summed up on CPU, in a fifth of `reduce_window`'s time
-# to all of it; with 49 the gradient takes longer. Of 4, 9, 25 and 49 in eight shapes, on two cores.
+# Entries of a window up to which its shifted views are summed up on CPU, sooner than by `reduce_window`. With
+# 49 the gradient would take longer.
 _FEW = 25
 
 
@@ -149,7 +150,14 @@ def _geometry(
     y = jax.eval_shape(lambda x: _reduce_max(x, window_shape, strides, pads), x)
     if 0 in y.shape:
         return None
-    return Geometry((x.shape[1], x.shape[2]), (y.shape[1], y.shape[2]), window_shape, strides, pads)
+
+    def pair(two: Sequence[int]) -> tuple[int, int]:
+        """Hashable, though it be given as a list."""
+        first, second = two
+        return first, second
+
+    sizes = pair(x.shape[1:3]), pair(y.shape[1:3])
+    return Geometry(*sizes, pair(window_shape), pair(strides), (pair(pads[0]), pair(pads[1])))
 
 
 def _reduce_max(

@@ -19,11 +19,11 @@ def over_pixels(terms: Sequence[jax.Array]) -> list[jax.Array]:
     if not isinstance(width, int):  # not known, in an exported program
         return [term.sum(range(term.ndim - 1)) for term in terms]
     in_pieces = width // _PIECE * _PIECE
-    sums = _over_rows([term[..., in_pieces:, :] for term in terms])
-    if in_pieces:
-        of_pieces = _over_rows([_pieces(term[..., :in_pieces, :]) for term in terms])
-        sums = [a + b for a, b in zip(of_pieces, sums, strict=True)] if in_pieces < width else of_pieces
-    return sums
+    rest = _over_rows([term[..., in_pieces:, :] for term in terms])
+    if not in_pieces:
+        return rest
+    of_pieces = _over_rows([_pieces(term[..., :in_pieces, :]) for term in terms])
+    return [a + b for a, b in zip(of_pieces, rest, strict=True)]
 
 
 def _pieces(term: jax.Array) -> jax.Array:
